@@ -1,0 +1,1 @@
+"""Tables, readers, splits and features: everything between a log and arrays."""

@@ -1,0 +1,71 @@
+"""The canonical tables: every reader makes a `Dataset`, everything else takes one."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+FeatureKind = Literal["category", "tags", "number", "bucket", "text", "time"]
+TIME = pl.Datetime("us", "UTC")
+EVENT_COLUMNS = ("user_id", "item_id", "kind", "value", "timestamp")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column that is known of users or of items.
+
+    A sensitive feature is kept for audits and is not given to a model.
+    """
+
+    name: str
+    kind: FeatureKind
+    sensitive: bool = False
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A log and what is known of its users and items, checked.
+
+    Attributes:
+        name: what the person typed (`ml-100k`, a folder's or a TOML file's name).
+        events: `user_id`, `item_id` (Int64 or String), `kind` (String), `value` (Float32, null
+            where the event carries none), `timestamp` (Datetime us UTC, all null where the log has
+            no times), in the order of the source. Where the data set brings its own split there is
+            a further column `part` with `train`, `valid` or `test`.
+        users: `user_id` and one column per entry of `user_features`; every user of `events` is in.
+        items: `item_id`, `title` (String) and one column per entry of `item_features`; every item
+            of `events` is in. Column types by kind: category String, tags and text List(String),
+            number and bucket Float32, time Datetime us UTC.
+        quarantine: rows that can't be used: `file`, `row` (1-based line in the source), `reason`,
+            `received` (all String but row).
+        rows_read: rows of the event source, the quarantined ones included.
+        max_bad_share: the share of quarantined rows up to which training goes on.
+        positive_kinds: event kinds that count as a positive for retrieval and for top-k metrics.
+        like_at: the least value at which an event counts as liked; None where values are no ratings.
+        licence: terms that the person is told once; empty where there are none.
+    """
+
+    name: str
+    events: pl.DataFrame
+    users: pl.DataFrame
+    items: pl.DataFrame
+    user_features: tuple[Feature, ...]
+    item_features: tuple[Feature, ...]
+    quarantine: pl.DataFrame
+    rows_read: int
+    max_bad_share: float
+    positive_kinds: tuple[str, ...]
+    like_at: float | None
+    licence: str = ""
+
+    @property
+    def has_times(self) -> bool:
+        return self.events["timestamp"].null_count() == 0 and len(self.events) > 0
+
+    @property
+    def has_ratings(self) -> bool:
+        return self.like_at is not None
+
+    @property
+    def has_given_split(self) -> bool:
+        return "part" in self.events.columns

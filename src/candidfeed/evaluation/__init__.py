@@ -1,0 +1,1 @@
+"""How good a model is: protocols, exact metrics with intervals, honest baselines."""

@@ -1,0 +1,185 @@
+"""One evaluation: our two stages beside the honest baselines, on the same rows."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candidfeed.data.splits import Split, check_no_leak, make_split
+from candidfeed.data.tables import Dataset
+from candidfeed.evaluation.baselines import fit_baselines, why_left_out
+from candidfeed.evaluation.bootstrap import Figure
+from candidfeed.evaluation.list_metrics import evaluate_lists
+from candidfeed.evaluation.ranking_metrics import Scorer, evaluate_ranking
+from candidfeed.evaluation.rating_baselines import fit_rating_baselines
+from candidfeed.evaluation.rating_metrics import evaluate_likes, evaluate_ratings
+from candidfeed.evaluation.report import EvaluationReport, SeedRun, summarise
+from candidfeed.ranking.inputs import RankerSpace
+from candidfeed.training.scorers import RankEverything, TwoStageScorer, predict_ratings
+from candidfeed.training.two_stage import TwoStage, TwoStageSettings, fit_two_stage, rated_rows
+
+# Above this many (user, item) pairs, ranking everything is left out: it is what stage one is for.
+MAX_RANKED_PAIRS = 50_000_000
+_SEEN = "/seen"
+
+Figures = dict[str, Figure]
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was fitted and measured on one split.
+
+    Attributes:
+        run: the figures.
+        pair: both stages, as fitted.
+        left_out: by model, why it is not in the table.
+    """
+
+    run: SeedRun
+    pair: TwoStage
+    left_out: Mapping[str, str]
+
+
+def evaluate(
+    dataset: Dataset,
+    *,
+    protocol: str | None,
+    seed: int,
+    n_seeds: int,
+    settings: TwoStageSettings,
+    report: Report = lambda _step: None,
+) -> tuple[EvaluationReport, list[Evaluation]]:
+    """Fit and measure everything once for each of the seeds `seed`, `seed` + 1, ….
+
+    A seed fixes the split (where the protocol draws one) and all that is random in the models.
+    """
+    evaluations = []
+    for each in range(seed, seed + n_seeds):
+        split = make_split(dataset, protocol, seed=each)
+        prefix = f"seed {each}: " if n_seeds > 1 else ""
+        told = _prefixed(report, prefix)
+        evaluations.append(evaluate_once(dataset, split, settings=settings, seed=each, report=told))
+    summary = summarise(
+        [each.run for each in evaluations],
+        dataset=dataset.name,
+        protocol=evaluations[0].pair.split.protocol,
+        rng=np.random.default_rng(seed),
+    )
+    return summary, evaluations
+
+
+def evaluate_once(
+    dataset: Dataset,
+    split: Split,
+    *,
+    settings: TwoStageSettings,
+    seed: int,
+    report: Report = lambda _step: None,
+) -> Evaluation:
+    """Fit both stages and all baselines on the split's train part; measure them on its test part.
+
+    Raises:
+        DataError: the split leaks, or holds too little to learn from.
+    """
+    check_no_leak(split)
+    pair = fit_two_stage(dataset, split, settings=settings, seed=seed, report=report)
+    scorers, seconds, left_out = _deep_scorers(pair)
+    chosen: dict[str, dict[str, object]] = _chosen(pair)
+    left_out |= why_left_out(split)
+    report("fit baselines")
+    for name, (scorer, took) in fit_baselines(split, seed=seed).items():
+        scorers[name], seconds[name], chosen[name] = scorer, took, dict(scorer.settings)
+    report("measure")
+    vectors = _item_vectors(pair.ranker.space)
+    figures: dict[str, Figures] = {}
+    n_non_finite: dict[str, int] = {}
+    for name, scorer in scorers.items():
+        figures[name], n_non_finite[name], n_known, n_users = _ranking_figures(
+            scorer, split, vectors
+        )
+        if name == "two-stage":
+            # Known items are never its candidates: with them kept there is nothing to measure.
+            figures[name] = {k: v for k, v in figures[name].items() if not k.endswith(_SEEN)}
+    if dataset.like_at is not None:
+        _add_rating_figures(dataset.like_at, pair, figures, seconds, seed)
+    run = SeedRun(
+        seed=split.seed,
+        test_rows_sha256=split.test_rows_sha256,
+        n_test_rows=len(split.test),
+        n_test_users=n_users,
+        figures=figures,
+        seconds=seconds,
+        chosen=chosen,
+        n_known_targets=n_known,
+        n_non_finite=n_non_finite,
+    )
+    return Evaluation(run, pair, left_out)
+
+
+def _prefixed(report: Report, prefix: str) -> Report:
+    return lambda step: report(prefix + step)
+
+
+def _deep_scorers(pair: TwoStage) -> tuple[dict[str, Scorer], dict[str, float], dict[str, str]]:
+    took = pair.seconds
+    retrieval = took["choose retrieval"] + took["fit retrieval"]
+    ranking = took["candidates for the ranker"] + took["fit ranker"]
+    scorers: dict[str, Scorer] = {
+        "two-stage": TwoStageScorer(pair),
+        "retrieval": pair.sources.tower,
+    }
+    seconds = {"two-stage": retrieval + ranking, "retrieval": retrieval, "ranker": ranking}
+    n_pairs = len(np.unique(pair.split.test.user)) * len(pair.split.items)
+    if n_pairs > MAX_RANKED_PAIRS:
+        del seconds["ranker"]
+        return scorers, seconds, {"ranker": f"it would have to score {n_pairs:,} pairs"}
+    return scorers | {"ranker": RankEverything(pair)}, seconds, {}
+
+
+def _chosen(pair: TwoStage) -> dict[str, dict[str, object]]:
+    tower, ranker = asdict(pair.settings.tower), asdict(pair.settings.ranker)
+    own = {"n_candidates": pair.settings.n_candidates, "value_weights": pair.settings.value_weights}
+    neighbour = {"neighbour": dict(pair.sources.neighbour.settings)}
+    return {"retrieval": tower, "ranker": ranker | own | neighbour}
+
+
+def _item_vectors(space: RankerSpace) -> NDArray[np.float32] | None:
+    """Item features for the diversity of lists; None where the data set has none."""
+    return space.affinity_table()[:-1] if space.n_item_ids > 1 else None
+
+
+def _ranking_figures(
+    scorer: Scorer, split: Split, vectors: NDArray[np.float32] | None
+) -> tuple[Figures, int, int, int]:
+    known = split.known.matrix
+    ranked = evaluate_ranking(scorer, known=known, test=split.test.matrix)
+    lists = evaluate_lists(
+        ranked.lists, train=split.train.matrix, known=known, item_vectors=vectors
+    )
+    figures: Figures = {**ranked.figures, **lists}
+    return figures, ranked.n_non_finite, ranked.n_known_targets, ranked.n_users
+
+
+def _add_rating_figures(
+    like_at: float,
+    pair: TwoStage,
+    figures: dict[str, Figures],
+    seconds: dict[str, float],
+    seed: int,
+) -> None:
+    asked = rated_rows(pair.split.test, like_at)
+    if asked is None or len(asked) == 0:
+        return
+    predicted = predict_ratings(pair, asked)
+    user, rating = asked.user, asked.value
+    squared = evaluate_ratings(user, rating, predicted.mean)
+    absolute = evaluate_ratings(user, rating, predicted.median)
+    own = figures.setdefault("ranker", {})
+    own.update({"rmse": squared["rmse"], "mse": squared["mse"], "mae": absolute["mae"]})
+    own.update(evaluate_likes(user, rating >= like_at, predicted.p_like))
+    seconds.setdefault("ranker", pair.seconds["fit ranker"])
+    for name, (model, took) in fit_rating_baselines(pair.split, seed=seed).items():
+        figures[name] = dict(evaluate_ratings(user, rating, model.predict(user, asked.item)))
+        seconds[name] = took

@@ -1,0 +1,1 @@
+"""The offline spine (build) and the immutable directory that it makes (bundle)."""

@@ -1,0 +1,245 @@
+"""Fit the two-tower model: closed-form start, then full softmax on hidden parts of histories."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from candidfeed.data.features import Bag
+from candidfeed.data.histories import Histories
+from candidfeed.data.interactions import Interactions
+from candidfeed.retrieval.factorise import FactorSettings, factorise, fold_in
+from candidfeed.retrieval.two_tower import (
+    OUT_OF_SOFTMAX,
+    HiddenItemsSoftmax,
+    HiddenNdcg,
+    TwoTower,
+)
+
+MAX_HISTORY = 1024
+_VALIDATION_K = 50
+_USERS_AT_ONCE = 64
+_MAX_VALIDATION_USERS = 4096
+_CANDIDATE_FACTORS = (
+    FactorSettings(dim=64, unseen_weight=0.1, reg=0.03),
+    FactorSettings(dim=64, unseen_weight=0.1, reg=0.01),
+    FactorSettings(dim=64, unseen_weight=0.3, reg=0.01),
+    FactorSettings(dim=64, unseen_weight=1.0, reg=0.003),
+    FactorSettings(dim=32, unseen_weight=0.1, reg=0.03),
+    FactorSettings(dim=128, unseen_weight=0.1, reg=0.01),
+)
+
+
+@dataclass(frozen=True)
+class TowerSettings:
+    """How the learned part is trained.
+
+    Attributes:
+        factors: the closed-form part.
+        dim: length of the learned part.
+        hide: share of each history that is hidden and predicted, 0 to 1.
+        learning_rate, weight_decay: of AdamW.
+        n_epochs: at most, where a validation part stops earlier; exactly, where there is none.
+        batch_size: users a step.
+        patience: epochs without a better validation nDCG before training stops.
+    """
+
+    factors: FactorSettings = field(default_factory=FactorSettings)
+    dim: int = 64
+    hide: float = 0.3
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.3
+    n_epochs: int = 40
+    batch_size: int = 128
+    patience: int = 8
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Users who are asked for: what is known of them, and what they did next."""
+
+    known: Interactions
+    target: Interactions
+
+
+@dataclass(frozen=True)
+class FittedTower:
+    """A trained model with what it needs to score the users of a data set.
+
+    Attributes:
+        model: the Keras model.
+        settings: what was chosen, `n_epochs` being the number that was run (or the best one).
+        curves: Keras' `history.history`: one list of figures a metric.
+        user_bag: features of every user, as the model was trained with them.
+    """
+
+    model: TwoTower
+    settings: TowerSettings
+    curves: dict[str, list[float]]
+    user_bag: Bag
+
+    def scorer(self, known: Interactions) -> "TowerScorer":
+        """Scores for users of whom `known` is known."""
+        history = Histories.of(known, max_length=MAX_HISTORY)
+        return TowerScorer(self.model, history, self.user_bag)
+
+
+@dataclass(frozen=True)
+class TowerScorer:
+    """The model and the histories that it reads: `scores(users)` for the evaluation."""
+
+    model: TwoTower
+    history: Histories
+    user_bag: Bag
+
+    def scores(self, users: NDArray[np.integer]) -> NDArray[np.float32]:
+        """float32 [len(users), n_items]."""
+        parts = []
+        for start in range(0, len(users), _USERS_AT_ONCE):
+            part = users[start : start + _USERS_AT_ONCE]
+            # One shape for every call: the model is compiled once.
+            padded = np.resize(part, _USERS_AT_ONCE)
+            parts.append(self.model.predict_on_batch(self._inputs(padded))[: len(part)])
+        return np.concatenate(parts)
+
+    def _inputs(self, users: NDArray[np.integer]) -> dict[str, NDArray[np.generic]]:
+        return {
+            "history": self.history.items[users],
+            "feature_ids": self.user_bag.ids[users],
+            "feature_weights": self.user_bag.weights[users],
+        }
+
+
+class HiddenHistories(keras.utils.PyDataset):
+    """Batches of (shown part of a history, hidden part to be predicted), hidden anew each epoch.
+
+    The last batch is filled up from the start of the order, so that every step has one shape.
+    """
+
+    def __init__(
+        self, history: Histories, user_bag: Bag, *, hide: float, batch_size: int, seed: int
+    ) -> None:
+        super().__init__(workers=1, use_multiprocessing=False)
+        self.history, self.user_bag, self.hide = history, user_bag, hide
+        self.users = np.flatnonzero(history.lengths >= 2)
+        self.batch_size = min(batch_size, len(self.users))
+        self.rng = np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def __len__(self) -> int:
+        return -(-len(self.users) // self.batch_size)
+
+    def on_epoch_end(self) -> None:
+        order = self.rng.permutation(self.users)
+        self.order = np.resize(order, len(self) * self.batch_size)
+        shape = (len(self.order), self.history.items.shape[1])
+        self.draws = self.rng.random(shape, dtype=np.float32)
+
+    def __getitem__(self, step: int) -> tuple[dict[str, NDArray[np.generic]], NDArray[np.float32]]:
+        places = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        users, draws = self.order[places], self.draws[places]
+        items = self.history.items[users]
+        padding = self.history.n_items
+        hidden = (draws < self.hide) & (items < padding)
+        shown = np.where(hidden, padding, items)
+        labels = np.zeros((len(users), padding + 1), np.float32)
+        rows = np.arange(len(users))[:, None]
+        labels[rows, shown] = OUT_OF_SOFTMAX
+        labels[rows, np.where(hidden, items, padding)] = 1.0
+        inputs = {
+            "history": shown,
+            "feature_ids": self.user_bag.ids[users],
+            "feature_weights": self.user_bag.weights[users],
+        }
+        return inputs, labels[:, :padding]
+
+
+def fit_tower(
+    train: Interactions,
+    *,
+    user_bag: Bag,
+    item_bag: Bag,
+    n_user_ids: int,
+    n_item_ids: int,
+    settings: TowerSettings,
+    seed: int,
+    validation: Asked | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> FittedTower:
+    """Train on `train`; with a validation part, stop early and keep the best epoch's weights."""
+    keras.utils.set_random_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = TwoTower(
+        n_items=train.n_items, n_user_ids=n_user_ids, n_item_ids=n_item_ids,
+        item_bag_width=item_bag.ids.shape[1], factors=asdict(settings.factors), dim=settings.dim,
+    )  # fmt: skip
+    model.build()
+    model.set_items(factorise(train.matrix, settings.factors, rng=rng), item_bag)
+    optimizer = keras.optimizers.AdamW(settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["log_scale", "bias"])
+    metric = HiddenNdcg(_VALIDATION_K)
+    model.compile(optimizer=optimizer, loss=HiddenItemsSoftmax(), metrics=[metric])
+    history = Histories.of(train, max_length=MAX_HISTORY)
+    batches = HiddenHistories(
+        history, user_bag, hide=settings.hide, batch_size=settings.batch_size, seed=seed
+    )
+    stop = keras.callbacks.EarlyStopping(
+        "val_ndcg", mode="max", patience=settings.patience, restore_best_weights=True
+    )
+    fitted = model.fit(
+        batches, epochs=settings.n_epochs, verbose=0, shuffle=False,
+        validation_data=validation and _validation_batch(validation, user_bag),
+        validation_batch_size=256,
+        callbacks=[*callbacks, *([stop] if validation else [])],
+    )  # fmt: skip
+    curves = fitted.history
+    if validation:
+        best = 1 + int(np.argmax(curves["val_ndcg"]))
+        settings = replace(settings, n_epochs=best)
+    return FittedTower(model, settings, curves, user_bag)
+
+
+def choose_factors(train: Interactions, asked: Asked, *, seed: int) -> FactorSettings:
+    """The closed form that ranks a validation part best (nDCG@50 over users, known removed)."""
+
+    def ndcg(settings: FactorSettings) -> float:
+        items = factorise(train.matrix, settings, rng=np.random.default_rng(seed))
+        known = asked.known.matrix
+        return validation_ndcg(
+            lambda users: fold_in(known[users], items, settings) @ items.T, asked
+        )
+
+    fitting = [each for each in _CANDIDATE_FACTORS if each.dim < train.n_items]
+    return max(fitting or [replace(_CANDIDATE_FACTORS[0], dim=1)], key=ndcg)
+
+
+def validation_ndcg(
+    scores: Callable[[NDArray[np.integer]], NDArray[np.float32]], asked: Asked
+) -> float:
+    """nDCG@50 over the users of a validation part, known items removed; at most 4,096 users."""
+    metric = HiddenNdcg(_VALIDATION_K)
+    users = np.unique(asked.target.user)[:_MAX_VALIDATION_USERS]
+    for start in range(0, len(users), 512):
+        part = users[start : start + 512]
+        metric.update_state(_labels(asked, part), scores(part))
+    return float(metric.result())
+
+
+def _validation_batch(
+    asked: Asked, user_bag: Bag
+) -> tuple[dict[str, NDArray[np.generic]], NDArray[np.float32]]:
+    users = np.unique(asked.target.user)[:_MAX_VALIDATION_USERS]
+    known = Histories.of(asked.known, max_length=MAX_HISTORY)
+    inputs = {
+        "history": known.items[users],
+        "feature_ids": user_bag.ids[users],
+        "feature_weights": user_bag.weights[users],
+    }
+    return inputs, _labels(asked, users)
+
+
+def _labels(asked: Asked, users: NDArray[np.integer]) -> NDArray[np.float32]:
+    target = asked.target.matrix[users].toarray()
+    return np.where(asked.known.matrix[users].toarray() > 0, OUT_OF_SOFTMAX, target)

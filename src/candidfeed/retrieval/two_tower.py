@@ -1,0 +1,219 @@
+"""The two-tower model: a user's history and features on one side, items on the other."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from candidfeed.data.features import Bag
+from candidfeed.retrieval.factorise import FactorSettings
+
+Tensor = Any
+OUT_OF_SOFTMAX = -1.0
+_FAR_BELOW = -1e9
+
+
+@keras.saving.register_keras_serializable("candidfeed")
+class BagEmbedding(keras.layers.Layer):
+    """Weighted sum of the embeddings of a bag of feature ids; id 0 is padding.
+
+    Input: ids int32 [..., width] and weights float32 [..., width]; output float32 [..., dim].
+    """
+
+    def __init__(self, n_ids: int, dim: int, *, initializer: Any = "zeros", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.n_ids, self.dim = n_ids, dim
+        self.initializer = keras.initializers.get(initializer)
+
+    def build(self, _shapes: Any = None) -> None:
+        self.table = self.add_weight(
+            shape=(self.n_ids, self.dim), initializer=self.initializer, name="table"
+        )
+        self.built = True
+
+    def call(self, ids: Tensor, weights: Tensor) -> Tensor:
+        return ops.sum(ops.take(self.table, ids, axis=0) * weights[..., None], axis=-2)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "n_ids": self.n_ids, "dim": self.dim,
+                "initializer": keras.initializers.serialize(self.initializer)}  # fmt: skip
+
+
+@keras.saving.register_keras_serializable("candidfeed")
+class FoldIn(keras.layers.Layer):
+    """The user vector that fits a history best, given fixed item vectors, in closed form.
+
+    One ridge regression of `dim` unknowns a user: a new click or a new user needs no training.
+
+    Input: item rows int32 [batch, length], `n_items` is padding. Output: float32 [batch, dim];
+    zeros for an empty history.
+
+    Source: Rendle et al., RecSys 2022 (iALS++, the user's half-step).
+    """
+
+    def __init__(
+        self, n_items: int, dim: int, *, unseen_weight: float, reg: float, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.n_items, self.dim = n_items, dim
+        self.unseen_weight, self.reg = unseen_weight, reg
+
+    def build(self, _shape: Any = None) -> None:
+        fixed = {"initializer": "zeros", "trainable": False}
+        self.items = self.add_weight(shape=(self.n_items + 1, self.dim), name="items", **fixed)
+        self.gram = self.add_weight(shape=(self.dim, self.dim), name="gram", **fixed)
+        self.built = True
+
+    def assign(self, items: NDArray[np.float32]) -> None:
+        """Take these item vectors, float32 [n_items, dim]."""
+        self.items.assign(np.vstack([items, np.zeros((1, self.dim), np.float32)]))
+        self.gram.assign(self.unseen_weight * (items.T @ items))
+
+    def call(self, history: Tensor) -> Tensor:
+        own = ops.take(self.items, history, axis=0)
+        count = ops.sum(ops.cast(history < self.n_items, "float32"), axis=1)
+        ridge = self.reg * (count + self.unseen_weight * self.n_items)
+        left = ops.matmul(ops.transpose(own, (0, 2, 1)), own) + self.gram
+        left = left + ridge[:, None, None] * ops.eye(self.dim)
+        return ops.solve(left, ops.sum(own, axis=1)[..., None])[..., 0]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "n_items": self.n_items, "dim": self.dim,
+                "unseen_weight": self.unseen_weight, "reg": self.reg}  # fmt: skip
+
+
+@keras.saving.register_keras_serializable("candidfeed")
+class TwoTower(keras.Model):
+    """Scores of all items for a batch of users, as one dot product of two vectors.
+
+    Both vectors have three parts: the closed-form fold-in of the history; a learned part (sum of
+    the history's embeddings over the root of their count, and the user's features, against an item
+    embedding and the item's features); and the item's bias against 1.
+
+    Inputs of `call`, a dict: `history` int32 [batch, length] (`n_items` is padding),
+    `feature_ids` int32 and `feature_weights` float32 [batch, width] of the user.
+    Output: float32 [batch, n_items].
+
+    Args:
+        n_items: rows of the item vocabulary.
+        n_user_ids, n_item_ids: feature ids of users and items, padding included.
+        item_bag_width: feature ids an item.
+        factors: the closed-form part, as `FactorSettings` in a dict.
+        dim: length of the learned part.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_items: int,
+        n_user_ids: int,
+        n_item_ids: int,
+        item_bag_width: int,
+        factors: dict[str, Any],
+        dim: int,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.n_items, self.n_user_ids, self.n_item_ids = n_items, n_user_ids, n_item_ids
+        self.item_bag_width, self.factors, self.dim = item_bag_width, dict(factors), dim
+        settings = FactorSettings(**factors)
+        self.fold_in = FoldIn(n_items, settings.dim, unseen_weight=settings.unseen_weight,
+                              reg=settings.reg, name="fold_in")  # fmt: skip
+        self.user_features = BagEmbedding(n_user_ids, dim, name="user_features")
+        self.history_features = BagEmbedding(n_item_ids, dim, name="history_features")
+        small = keras.initializers.RandomNormal(stddev=0.05, seed=keras.random.SeedGenerator(0))
+        self.item_features = BagEmbedding(n_item_ids, dim, initializer=small, name="item_features")
+
+    def build(self, _shapes: Any = None) -> None:
+        self.fold_in.build()
+        for layer in (self.user_features, self.history_features, self.item_features):
+            layer.build()
+        normal = keras.initializers.RandomNormal(stddev=0.05)
+        table = (self.n_items, self.dim)
+        # Zero on the history side: before the first step the model is the closed form.
+        self.history_table = self.add_weight(shape=table, initializer="zeros", name="history_table")
+        self.item_table = self.add_weight(shape=table, initializer=normal, name="item_table")
+        self.item_bias = self.add_weight(shape=(self.n_items,), initializer="zeros", name="bias")
+        self.log_scale = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(np.log(8.0)), name="log_scale"
+        )
+        bag = {"shape": (self.n_items, self.item_bag_width), "trainable": False}
+        self.bag_ids = self.add_weight(dtype="int32", initializer="zeros", name="bag_ids", **bag)
+        self.bag_weights = self.add_weight(initializer="zeros", name="bag_weights", **bag)
+        self.built = True
+
+    def set_items(self, items: NDArray[np.float32], bag: Bag) -> None:
+        """Take the closed-form item vectors, float32 [n_items, factors.dim], and item features."""
+        self.fold_in.assign(items)
+        self.bag_ids.assign(bag.ids)
+        self.bag_weights.assign(bag.weights)
+
+    def user_vectors(self, inputs: dict[str, Tensor]) -> Tensor:
+        """float32 [batch, factors.dim + dim + 1]."""
+        history = inputs["history"]
+        table = self.history_table + self.history_features(self.bag_ids, self.bag_weights)
+        table = ops.concatenate([table, ops.zeros((1, self.dim))], axis=0)
+        count = ops.sum(ops.cast(history < self.n_items, "float32"), axis=1, keepdims=True)
+        own = ops.sum(ops.take(table, history, axis=0), axis=1) / ops.sqrt(ops.maximum(count, 1.0))
+        own = own + self.user_features(inputs["feature_ids"], inputs["feature_weights"])
+        closed = ops.exp(self.log_scale) * self.fold_in(history)
+        return ops.concatenate([closed, own, ops.ones_like(count)], axis=1)
+
+    def item_vectors(self) -> Tensor:
+        """float32 [n_items, factors.dim + dim + 1]."""
+        learned = self.item_table + self.item_features(self.bag_ids, self.bag_weights)
+        closed = self.fold_in.items[: self.n_items]
+        return ops.concatenate([closed, learned, self.item_bias[:, None]], axis=1)
+
+    def call(self, inputs: dict[str, Tensor]) -> Tensor:
+        return ops.matmul(self.user_vectors(inputs), ops.transpose(self.item_vectors()))
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("n_items", "n_user_ids", "n_item_ids", "item_bag_width", "factors", "dim")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+@keras.saving.register_keras_serializable("candidfeed")
+class HiddenItemsSoftmax(keras.losses.Loss):
+    """Full softmax of the hidden part of a history, with the shown part left out.
+
+    `y_true` float32 [batch, n_items]: 1 for an item to be predicted, 0 for one that competes,
+    `OUT_OF_SOFTMAX` for one that was in the input. The loss is the mean over the batch's items to
+    be predicted, in nats; 0 where there are none.
+    """
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        scores = ops.where(y_true < 0, _FAR_BELOW, y_pred)
+        log_p = scores - ops.logsumexp(scores, axis=-1, keepdims=True)
+        hidden = ops.cast(y_true > 0, "float32")
+        # The batch's mean count, not each user's own: a long history holds more evidence.
+        per_user = ops.sum(hidden) / ops.maximum(ops.cast(ops.shape(y_true)[0], "float32"), 1.0)
+        return -ops.sum(hidden * log_p, axis=-1) / ops.maximum(per_user, 1.0)
+
+
+@keras.saving.register_keras_serializable("candidfeed")
+class HiddenNdcg(keras.metrics.Mean):
+    """nDCG@k of the items to be predicted among those that compete, mean over users who have any.
+
+    Labels as in `HiddenItemsSoftmax`.
+    """
+
+    def __init__(self, k: int = 10, name: str = "ndcg", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.k = k
+
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
+        scores = ops.where(y_true < 0, _FAR_BELOW, y_pred)
+        k = min(self.k, int(y_true.shape[-1]))
+        _, best = ops.top_k(scores, k)
+        gains = ops.take_along_axis(ops.cast(y_true > 0, "float32"), best, axis=-1)
+        discounts = 1.0 / ops.log2(ops.arange(2, k + 2, dtype="float32"))
+        n_hidden = ops.sum(ops.cast(y_true > 0, "int32"), axis=-1)
+        ideal = ops.take(ops.cumsum(discounts), ops.clip(n_hidden, 1, k) - 1)
+        has_any = ops.cast(n_hidden > 0, "float32")
+        super().update_state(ops.sum(gains * discounts, axis=-1) / ideal, has_any)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "k": self.k}

@@ -1,0 +1,1 @@
+"""Both stages trained as one system: what `evaluate` measures and `build` releases."""
