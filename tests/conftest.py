@@ -1,14 +1,19 @@
 """What all tests share: the environment, Hypothesis' profile, and the real data."""
 
+import csv
 import os
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
     from candidfeed.data.tables import Dataset
+    from candidfeed.feed.served import Served
+    from candidfeed.release.build import Built
+    from candidfeed.training.two_stage import TwoStage, TwoStageSettings
 
 # Before any test module imports what reads it. One thread each: the same sums on every machine,
 # and implicit warns of a threaded OpenBLAS.
@@ -32,3 +37,164 @@ def ml_100k() -> "Dataset":
     from candidfeed.data.load import load_dataset
 
     return load_dataset("ml-100k", cache=cache_folder(), now=NOW)
+
+
+# A tiny world: a log on disk, and what is built from it, once for all tests.
+
+TINY_USERS, TINY_ITEMS = 60, 40
+TINY_CONFIG = """
+[events]
+path = "events.csv"
+user_id = "who"
+item_id = "what"
+timestamp = "when"
+timestamp_unit = "s"
+value = "stars"
+like_at = 4
+
+[users]
+path = "users.csv"
+user_id = "who"
+features.job = { kind = "category" }
+features.gender = { kind = "category", sensitive = true }
+
+[items]
+path = "items.csv"
+item_id = "what"
+title = "title"
+features.tags = { kind = "tags" }
+features.words = { kind = "text", column = "title" }
+features.owner = { kind = "category", sensitive = true }
+"""
+
+
+def user_id(u: int) -> str:
+    return f"user {u}, 🙂"
+
+
+def item_id(i: int) -> str:
+    return f"item {i}, 🎬"
+
+
+def write_tiny_log(folder: Path) -> None:
+    """60 users who each like one half of 40 items; the last two of both have no events."""
+    import numpy as np  # after the environment is set
+
+    rng = np.random.default_rng(0)
+    events: list[list[object]] = []
+    rows = np.arange(TINY_ITEMS - 2)
+    for u in range(TINY_USERS - 2):
+        share = np.where(rows % 2 == u % 2, 4.0, 1.0) / (rows + 1)
+        drawn = rng.choice(rows, size=rng.integers(6, 20), replace=False, p=share / share.sum())
+        for i in drawn:
+            stars = int(np.clip(rng.normal(4.2 if i % 2 == u % 2 else 2.5, 0.8), 1, 5))
+            when = 1_700_000_000 + int(rng.integers(10**7))
+            events.append([user_id(u), item_id(i), when, stars])
+    users = [[user_id(u), ("baker", "nurse")[u % 2], "fm"[u % 3 == 0]] for u in range(TINY_USERS)]
+    items = [
+        [item_id(i), f"Film {i}, the 🎬", ("even|old", "odd")[i % 2], "xy"[i % 3 == 0]]
+        for i in range(TINY_ITEMS)
+    ]
+    _write_csv(folder / "events.csv", ["who", "what", "when", "stars"], events)
+    _write_csv(folder / "users.csv", ["who", "job", "gender"], users)
+    _write_csv(folder / "items.csv", ["what", "title", "tags", "owner"], items)
+    (folder / "candidfeed.toml").write_text(TINY_CONFIG, encoding="utf-8")
+
+
+def _write_csv(path: Path, header: list[str], rows: list) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+@pytest.fixture(scope="session")
+def tiny_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a log; ids hold spaces, commas and emoji."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tiny_log(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_log: Path) -> "Dataset":
+    """The log as it is read."""
+    from candidfeed.data.load import load_dataset
+
+    return load_dataset(str(tiny_log), cache=tiny_log, now=NOW)
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> "TwoStageSettings":
+    """Few epochs, fewer candidates than items, and both heads in the value."""
+    from candidfeed.ranking.training import RankerSettings
+    from candidfeed.retrieval.training import TowerSettings
+    from candidfeed.training.two_stage import TwoStageSettings
+
+    return TwoStageSettings(
+        n_candidates=20,
+        tower=TowerSettings(n_epochs=3),
+        ranker=RankerSettings(n_epochs=3),
+        value_weights={"engaged": 1.0, "liked": 0.5},
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_parts(
+    tiny: "Dataset", tiny_settings: "TwoStageSettings", tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What one real build made on its way; the fixtures below name the parts."""
+    from candidfeed.release import build
+
+    parts: dict[str, Any] = {"steps": [], "folder": tmp_path_factory.mktemp("release") / "tiny"}
+
+    def watch(name: str) -> None:
+        real = getattr(build, name)
+
+        def run(*args: object, **kwargs: object) -> object:
+            parts[name] = real(*args, **kwargs)
+            return parts[name]
+
+        patch.setattr(build, name, run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("evaluate_once", "refit_on_all", "export_pair"):
+            watch(name)
+        parts["built"] = build.build_release(
+            tiny,
+            parts["folder"],
+            protocol=None,
+            seed=7,
+            settings=tiny_settings,
+            report=parts["steps"].append,
+        )
+    return parts
+
+
+@pytest.fixture(scope="session")
+def tiny_built(tiny_parts: dict[str, Any]) -> "Built":
+    return tiny_parts["built"]
+
+
+@pytest.fixture(scope="session")
+def tiny_whole(tiny_parts: dict[str, Any]) -> "TwoStage":
+    """The trained pair that was released."""
+    return tiny_parts["refit_on_all"]
+
+
+@pytest.fixture(scope="session")
+def tiny_exported(tiny_parts: dict[str, Any]) -> "Served":
+    """The release before it was written."""
+    return tiny_parts["export_pair"]
+
+
+@pytest.fixture(scope="session")
+def tiny_release(tiny_parts: dict[str, Any]) -> Path:
+    """The release's folder; not to be changed."""
+    return tiny_parts["folder"]
+
+
+@pytest.fixture(scope="session")
+def tiny_served(tiny_release: Path) -> "Served":
+    """The release as another process reads it."""
+    from candidfeed.release.bundle import read_release
+
+    return read_release(tiny_release)

@@ -187,16 +187,14 @@ def _fit_column(series: pl.Series, feature: Feature, offset: int) -> FittedColum
         return FittedColumn(name, kind, offset, values=values, width=min(most, MAX_WIDTH))
     numbers = _as_numbers(series)
     numbers = numbers[np.isfinite(numbers)]
-    if kind == "number":
-        mean = float(numbers.mean()) if len(numbers) else 0.0
-        # Not where the deviation is 0: of equal numbers rounding may leave a speck.
-        varies = len(numbers) > 0 and numbers.min() < numbers.max()
-        return FittedColumn(
-            name, kind, offset, mean=mean, scale=float(numbers.std()) if varies else 1.0
-        )
-    quantiles = np.arange(1, N_BUCKETS) / N_BUCKETS
     if len(numbers) == 0:
         return FittedColumn(name, kind, offset)
+    if kind == "number":
+        # Not by the deviation: of equal numbers rounding may leave a speck.
+        varies = numbers.min() < numbers.max()
+        scale = float(numbers.std()) if varies else 1.0
+        return FittedColumn(name, kind, offset, mean=float(numbers.mean()), scale=scale)
+    quantiles = np.arange(1, N_BUCKETS) / N_BUCKETS
     # Values that occur, so that the ends of ages are whole and those of dates are midnight.
     edges = np.unique(np.quantile(numbers, quantiles, method="higher"))
     return FittedColumn(name, kind, offset, edges=tuple(float(edge) for edge in edges))
@@ -274,4 +272,4 @@ def _name_of_place(column: FittedColumn, place: int) -> str:
 def _show_edge(edge: float, kind: FeatureKind) -> str:
     if kind == "time":
         return str(np.datetime64(int(edge), "s")).removesuffix("T00:00:00")
-    return f"{edge:g}"
+    return f"{edge:.7g}"

@@ -28,28 +28,21 @@ class Histories:
 
     @staticmethod
     def of(events: Interactions, *, max_length: int) -> "Histories":
-        """The latest `max_length` events of each user; a repeated item counts once, its last time.
-
-        Events of one time keep the order of the log; so do those without a time, which count as
-        older than all others.
-        """
-        times = np.where(np.isnan(events.time_s), -np.inf, events.time_s)
-        order = np.lexsort((times, events.user))
-        order = order[_last_of_each_pair(events, order)]
-        user = events.user[order]
-        counts = np.bincount(user, minlength=events.n_users)
-        from_end = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(len(order))
+        """The latest `max_length` events of each user, in the order of `chronological`."""
+        events = chronological(events)
+        user, counts = events.user, np.bincount(events.user, minlength=events.n_users)
+        from_end = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(len(events))
         kept = from_end < max_length
-        order, user, from_end = order[kept], user[kept], from_end[kept]
+        events, user, from_end = events.take(kept), user[kept], from_end[kept]
         lengths = np.minimum(counts, max_length).astype(np.int32)
         width = max(1, int(lengths.max(initial=1)))
         place = lengths[user] - 1 - from_end
         items = np.full((events.n_users, width), events.n_items, dtype=np.int32)
         values = np.full((events.n_users, width), np.nan, dtype=np.float32)
         times_s = np.full((events.n_users, width), np.nan)
-        items[user, place] = events.item[order]
-        values[user, place] = events.value[order]
-        times_s[user, place] = events.time_s[order]
+        items[user, place] = events.item
+        values[user, place] = events.value
+        times_s[user, place] = events.time_s
         return Histories(items, values, times_s, lengths, events.n_items)
 
     def padded_to(self, width: int) -> "Histories":
@@ -65,6 +58,17 @@ class Histories:
             self.lengths,
             self.n_items,
         )
+
+
+def chronological(events: Interactions) -> Interactions:
+    """The same events by user, oldest first; a repeated item counts once, its last time.
+
+    Events of one time keep the order of the log; so do those without a time, which count as
+    older than all others.
+    """
+    times = np.where(np.isnan(events.time_s), -np.inf, events.time_s)
+    order = np.lexsort((times, events.user))
+    return events.take(order[_last_of_each_pair(events, order)])
 
 
 def _last_of_each_pair(events: Interactions, order: NDArray[np.integer]) -> NDArray[np.bool_]:

@@ -69,7 +69,7 @@ class Interactions:
 
     @cached_property
     def matrix(self) -> sp.csr_matrix:
-        """Who touched what, once or often: float32 CSR [n_users, n_items] of ones, indices sorted."""
+        """Who touched what, once or often: ones in float32 CSR [n_users, n_items], rows sorted."""
         ones = np.ones(len(self), dtype=np.float32)
         shape = (self.n_users, self.n_items)
         matrix = sp.csr_matrix((ones, (self.user, self.item)), shape=shape)

@@ -157,7 +157,6 @@ class RankerSpace:
         table = np.zeros((self.n_items + 1, self.n_item_ids), np.float32)
         rows = np.arange(self.n_items)[:, None]
         np.add.at(table, (rows, self.item_bag.ids), self.item_bag.weights)
-        table[:, 0] = 0.0
         norms = np.linalg.norm(table, axis=1, keepdims=True)
         return table / np.maximum(norms, 1e-6)
 

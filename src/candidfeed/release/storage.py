@@ -86,7 +86,7 @@ def write_directory(
             raise ValueError(f"release: {name!r} can't be the name of a file in a release")
     json.dumps(manifest, allow_nan=False)
     target = Path(target)
-    _refuse_foreign_folder(target)
+    refuse_foreign_folder(target)
     with _new_folders(target), _only_builder(target):
         _remove_leftovers(target)
         previous = _generation_to_keep(target)
@@ -136,7 +136,12 @@ def replace_file(path: Path, content: bytes) -> None:
 # Before a build: is the folder ours to write to?
 
 
-def _refuse_foreign_folder(target: Path) -> None:
+def refuse_foreign_folder(target: Path) -> None:
+    """Refuse to make a release of a folder that holds something else; nothing is written.
+
+    Raises:
+        ReleaseError: it is a file, or it is neither empty nor a release, or can't be looked into.
+    """
     with _reported(target, "looking into the folder"):
         try:
             entries = sorted(target.iterdir())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +11,11 @@ from numpy.typing import NDArray
 from candidfeed.data.features import Bag
 from candidfeed.data.histories import Histories
 from candidfeed.data.interactions import Interactions
-from candidfeed.retrieval.factorise import FactorSettings, factorise, fold_in
+from candidfeed.retrieval.closed_forms import (
+    ClosedFormSettings,
+    choose_closed_forms,
+    fit_closed_forms,
+)
 from candidfeed.retrieval.two_tower import (
     OUT_OF_SOFTMAX,
     HiddenItemsSoftmax,
@@ -22,14 +27,7 @@ MAX_HISTORY = 1024
 _VALIDATION_K = 50
 _USERS_AT_ONCE = 64
 _MAX_VALIDATION_USERS = 4096
-_CANDIDATE_FACTORS = (
-    FactorSettings(dim=64, unseen_weight=0.1, reg=0.03),
-    FactorSettings(dim=64, unseen_weight=0.1, reg=0.01),
-    FactorSettings(dim=64, unseen_weight=0.3, reg=0.01),
-    FactorSettings(dim=64, unseen_weight=1.0, reg=0.003),
-    FactorSettings(dim=32, unseen_weight=0.1, reg=0.03),
-    FactorSettings(dim=128, unseen_weight=0.1, reg=0.01),
-)
+_VALIDATION_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -37,23 +35,24 @@ class TowerSettings:
     """How the learned part is trained.
 
     Attributes:
-        factors: the closed-form part.
+        closed: the closed forms that training starts from.
         dim: length of the learned part.
         hide: share of each history that is hidden and predicted, 0 to 1.
         learning_rate, weight_decay: of AdamW.
-        n_epochs: at most, where a validation part stops earlier; exactly, where there is none.
+        n_epochs: at most, where a validation part stops earlier; exactly, where there is none. 0
+            leaves the closed forms as they are.
         batch_size: users a step.
         patience: epochs without a better validation nDCG before training stops.
     """
 
-    factors: FactorSettings = field(default_factory=FactorSettings)
+    closed: ClosedFormSettings = field(default_factory=ClosedFormSettings)
     dim: int = 64
     hide: float = 0.3
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 0.3
     n_epochs: int = 40
     batch_size: int = 128
-    patience: int = 8
+    patience: int = 4
 
 
 @dataclass(frozen=True)
@@ -170,13 +169,17 @@ def fit_tower(
 ) -> FittedTower:
     """Train on `train`; with a validation part, stop early and keep the best epoch's weights."""
     keras.utils.set_random_seed(seed)
-    rng = np.random.default_rng(seed)
     model = TwoTower(
-        n_items=train.n_items, n_user_ids=n_user_ids, n_item_ids=n_item_ids,
-        item_bag_width=item_bag.ids.shape[1], factors=asdict(settings.factors), dim=settings.dim,
-    )  # fmt: skip
+        n_items=train.n_items,
+        n_user_ids=n_user_ids,
+        n_item_ids=n_item_ids,
+        item_bag_width=item_bag.ids.shape[1],
+        factors=asdict(settings.closed.factors),
+        n_neighbour_dims=settings.closed.n_neighbour_dims,
+        dim=settings.dim,
+    )
     model.build()
-    model.set_items(factorise(train.matrix, settings.factors, rng=rng), item_bag)
+    model.set_items(fit_closed_forms(train, settings.closed, seed=seed), item_bag)
     optimizer = keras.optimizers.AdamW(settings.learning_rate, weight_decay=settings.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["log_scale", "bias"])
     metric = HiddenNdcg(_VALIDATION_K)
@@ -185,34 +188,61 @@ def fit_tower(
     batches = HiddenHistories(
         history, user_bag, hide=settings.hide, batch_size=settings.batch_size, seed=seed
     )
+    if validation is None:
+        curves = _run(model, batches, settings.n_epochs, callbacks).history
+        return FittedTower(model, settings, curves, user_bag)
+    best, curves = _fit_validated(model, batches, validation, user_bag, settings, callbacks)
+    return FittedTower(model, replace(settings, n_epochs=best), curves, user_bag)
+
+
+def choose_closed(train: Interactions, asked: Asked, *, seed: int) -> ClosedFormSettings:
+    """The closed forms that rank a validation part best (nDCG@50 over users, known removed)."""
+    known = asked.known.matrix
+    return choose_closed_forms(
+        train, known, lambda scores: validation_ndcg(scores, asked), seed=seed
+    )
+
+
+def _fit_validated(
+    model: TwoTower,
+    batches: "HiddenHistories",
+    validation: Asked,
+    user_bag: Bag,
+    settings: TowerSettings,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> tuple[int, dict[str, list[float]]]:
+    """Train until the validation nDCG stops rising: the best epoch (0: the start), the curves."""
+    inputs, labels = _validation_batch(validation, user_bag)
+    asked = {"x": inputs, "y": labels, "batch_size": _VALIDATION_BATCH}
+    start = model.evaluate(**asked, verbose=0, return_dict=True)
+    weights = model.get_weights()
     stop = keras.callbacks.EarlyStopping(
         "val_ndcg", mode="max", patience=settings.patience, restore_best_weights=True
     )
-    fitted = model.fit(
-        batches, epochs=settings.n_epochs, verbose=0, shuffle=False,
-        validation_data=validation and _validation_batch(validation, user_bag),
-        validation_batch_size=256,
-        callbacks=[*callbacks, *([stop] if validation else [])],
+    fitted = _run(
+        model, batches, settings.n_epochs, [*callbacks, stop],
+        validation_data=(inputs, labels), validation_batch_size=_VALIDATION_BATCH,
     )  # fmt: skip
-    curves = fitted.history
-    if validation:
-        best = 1 + int(np.argmax(curves["val_ndcg"]))
-        settings = replace(settings, n_epochs=best)
-    return FittedTower(model, settings, curves, user_bag)
+    reached = [start["ndcg"], *fitted.history["val_ndcg"]]
+    best = int(np.argmax(reached))
+    if best == 0:
+        model.set_weights(weights)
+    curves = {name: list(values) for name, values in fitted.history.items()}
+    # The curves begin before the first step: whether training helped at all is to be seen.
+    curves["val_ndcg"], curves["val_loss"] = reached, [start["loss"], *curves["val_loss"]]
+    return best, curves
 
 
-def choose_factors(train: Interactions, asked: Asked, *, seed: int) -> FactorSettings:
-    """The closed form that ranks a validation part best (nDCG@50 over users, known removed)."""
-
-    def ndcg(settings: FactorSettings) -> float:
-        items = factorise(train.matrix, settings, rng=np.random.default_rng(seed))
-        known = asked.known.matrix
-        return validation_ndcg(
-            lambda users: fold_in(known[users], items, settings) @ items.T, asked
-        )
-
-    fitting = [each for each in _CANDIDATE_FACTORS if each.dim < train.n_items]
-    return max(fitting or [replace(_CANDIDATE_FACTORS[0], dim=1)], key=ndcg)
+def _run(
+    model: TwoTower,
+    batches: "HiddenHistories",
+    n_epochs: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+    **validation: Any,
+) -> keras.callbacks.History:
+    return model.fit(
+        batches, epochs=n_epochs, verbose=0, shuffle=False, callbacks=list(callbacks), **validation
+    )
 
 
 def validation_ndcg(

@@ -8,6 +8,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from candidfeed.data.features import Bag
+from candidfeed.retrieval.closed_forms import ClosedForms
 from candidfeed.retrieval.factorise import FactorSettings
 
 Tensor = Any
@@ -88,9 +89,11 @@ class FoldIn(keras.layers.Layer):
 class TwoTower(keras.Model):
     """Scores of all items for a batch of users, as one dot product of two vectors.
 
-    Both vectors have three parts: the closed-form fold-in of the history; a learned part (sum of
-    the history's embeddings over the root of their count, and the user's features, against an item
-    embedding and the item's features); and the item's bias against 1.
+    Both vectors have four parts. Two are closed forms that are fitted before training and fixed in
+    it: the fold-in of the history (iALS), and the sum of the history's neighbour vectors (EASE cut
+    to a low rank). One is learned by gradient: the sum of the history's embeddings over the root of
+    their count, and the user's features, against an item embedding and the item's features. The
+    last is the item's bias against 1.
 
     Inputs of `call`, a dict: `history` int32 [batch, length] (`n_items` is padding),
     `feature_ids` int32 and `feature_weights` float32 [batch, width] of the user.
@@ -100,7 +103,8 @@ class TwoTower(keras.Model):
         n_items: rows of the item vocabulary.
         n_user_ids, n_item_ids: feature ids of users and items, padding included.
         item_bag_width: feature ids an item.
-        factors: the closed-form part, as `FactorSettings` in a dict.
+        factors: the fold-in part, as `FactorSettings` in a dict.
+        n_neighbour_dims: length of the neighbour part; 0 leaves it out.
         dim: length of the learned part.
     """
 
@@ -112,10 +116,12 @@ class TwoTower(keras.Model):
         n_item_ids: int,
         item_bag_width: int,
         factors: dict[str, Any],
+        n_neighbour_dims: int,
         dim: int,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.n_neighbour_dims = n_neighbour_dims
         self.n_items, self.n_user_ids, self.n_item_ids = n_items, n_user_ids, n_item_ids
         self.item_bag_width, self.factors, self.dim = item_bag_width, dict(factors), dim
         settings = FactorSettings(**factors)
@@ -139,39 +145,49 @@ class TwoTower(keras.Model):
         self.log_scale = self.add_weight(
             shape=(), initializer=keras.initializers.Constant(np.log(8.0)), name="log_scale"
         )
+        fixed = {"shape": (self.n_items, self.n_neighbour_dims), "trainable": False}
+        self.neighbour_in = self.add_weight(initializer="zeros", name="neighbour_in", **fixed)
+        self.neighbour_out = self.add_weight(initializer="zeros", name="neighbour_out", **fixed)
         bag = {"shape": (self.n_items, self.item_bag_width), "trainable": False}
         self.bag_ids = self.add_weight(dtype="int32", initializer="zeros", name="bag_ids", **bag)
         self.bag_weights = self.add_weight(initializer="zeros", name="bag_weights", **bag)
         self.built = True
 
-    def set_items(self, items: NDArray[np.float32], bag: Bag) -> None:
-        """Take the closed-form item vectors, float32 [n_items, factors.dim], and item features."""
-        self.fold_in.assign(items)
+    def set_items(self, closed: ClosedForms, bag: Bag) -> None:
+        """Take the closed forms and the features of all items."""
+        self.fold_in.assign(closed.items)
+        self.neighbour_in.assign(closed.neighbour_in)
+        self.neighbour_out.assign(closed.neighbour_out)
         self.bag_ids.assign(bag.ids)
         self.bag_weights.assign(bag.weights)
 
     def user_vectors(self, inputs: dict[str, Tensor]) -> Tensor:
-        """float32 [batch, factors.dim + dim + 1]."""
+        """float32 [batch, factors.dim + n_neighbour_dims + dim + 1]."""
         history = inputs["history"]
-        table = self.history_table + self.history_features(self.bag_ids, self.bag_weights)
-        table = ops.concatenate([table, ops.zeros((1, self.dim))], axis=0)
+        learned = self.history_table + self.history_features(self.bag_ids, self.bag_weights)
+        table = ops.concatenate([self.neighbour_in, learned], axis=1)
+        table = ops.concatenate([table, ops.zeros((1, table.shape[1]))], axis=0)
+        sums = ops.sum(ops.take(table, history, axis=0), axis=1)
         count = ops.sum(ops.cast(history < self.n_items, "float32"), axis=1, keepdims=True)
-        own = ops.sum(ops.take(table, history, axis=0), axis=1) / ops.sqrt(ops.maximum(count, 1.0))
+        own = sums[:, self.n_neighbour_dims :] / ops.sqrt(ops.maximum(count, 1.0))
         own = own + self.user_features(inputs["feature_ids"], inputs["feature_weights"])
-        closed = ops.exp(self.log_scale) * self.fold_in(history)
+        closed = [self.fold_in(history), sums[:, : self.n_neighbour_dims]]
+        closed = ops.exp(self.log_scale) * ops.concatenate(closed, axis=1)
         return ops.concatenate([closed, own, ops.ones_like(count)], axis=1)
 
     def item_vectors(self) -> Tensor:
-        """float32 [n_items, factors.dim + dim + 1]."""
+        """float32 [n_items, factors.dim + n_neighbour_dims + dim + 1]."""
         learned = self.item_table + self.item_features(self.bag_ids, self.bag_weights)
         closed = self.fold_in.items[: self.n_items]
-        return ops.concatenate([closed, learned, self.item_bias[:, None]], axis=1)
+        parts = [closed, self.neighbour_out, learned, self.item_bias[:, None]]
+        return ops.concatenate(parts, axis=1)
 
     def call(self, inputs: dict[str, Tensor]) -> Tensor:
         return ops.matmul(self.user_vectors(inputs), ops.transpose(self.item_vectors()))
 
     def get_config(self) -> dict[str, Any]:
-        names = ("n_items", "n_user_ids", "n_item_ids", "item_bag_width", "factors", "dim")
+        names = ("n_items", "n_user_ids", "n_item_ids", "item_bag_width")
+        names += ("factors", "n_neighbour_dims", "dim")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

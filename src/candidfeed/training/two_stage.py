@@ -24,13 +24,14 @@ from candidfeed.ranking.inputs import (
     user_states,
 )
 from candidfeed.ranking.training import CandidateLists, FittedRanker, RankerSettings, fit_ranker
-from candidfeed.retrieval.neighbours import EASE_MAX_ITEMS, Ease, ItemKnn
+from candidfeed.retrieval.closed_forms import MAX_NEIGHBOUR_ITEMS
+from candidfeed.retrieval.neighbours import Ease, ItemKnn
 from candidfeed.retrieval.training import (
     Asked,
     FittedTower,
     TowerScorer,
     TowerSettings,
-    choose_factors,
+    choose_closed,
     fit_tower,
     validation_ndcg,
 )
@@ -123,8 +124,8 @@ def fit_two_stage(
     clock.start("choose retrieval")
     inner = inner_split(split, seed=seed)
     asked = Asked(inner.known, inner.test)
-    factors = choose_factors(inner.train, asked, seed=seed)
-    tower_settings = replace(settings.tower, factors=factors)
+    closed = choose_closed(inner.train, asked, seed=seed)
+    tower_settings = replace(settings.tower, closed=closed)
     inner_tower = _fit_tower(inner.train, features, tower_settings, seed, asked)
     neighbour_settings = _choose_neighbour(inner, asked)
     clock.start("candidates for the ranker")
@@ -319,7 +320,7 @@ def _neighbour(split: Split, l2: float | None) -> Neighbour:
 
 def _choose_neighbour(inner: Split, asked: Asked) -> float | None:
     """EASE's l2 by validation; None where the catalogue is too large and item-kNN stands in."""
-    if len(inner.items) > min(EASE_MAX_ITEMS, 6_000):
+    if len(inner.items) > MAX_NEIGHBOUR_ITEMS:
         return None
     scored = {
         l2: validation_ndcg(Ease.fit(inner.train, known=inner.known, l2=l2).scores, asked)

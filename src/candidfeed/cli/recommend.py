@@ -1,0 +1,168 @@
+"""`candidfeed recommend`: what a release would show one user, and why."""
+
+import math
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from candidfeed.cli.output import console, notes, write_json
+
+if TYPE_CHECKING:
+    from candidfeed.feed.pipeline import Slate
+    from candidfeed.feed.served import Person, Served
+
+# In cells of the terminal.
+_LONGEST_ID, _LONGEST_TITLE, _LONGEST_REASON = 40, 60, 110
+
+
+def recommend(
+    release: Annotated[
+        Path, typer.Argument(help="Folder of a release, as `candidfeed build` wrote it.")
+    ],
+    user: Annotated[str, typer.Option("--user", help="Whose list; an id of the log.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    now: Annotated[
+        str | None,
+        typer.Option(
+            "--now",
+            help="Time for which is asked, such as 1998-03-01T12:00Z; without it the time of the "
+            "user's last known event, as in training.",
+        ),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write the list to this file as JSON.")
+    ] = None,
+) -> None:
+    """Print the list for one user: titles, scores and a one-line reason each."""
+    asked_s = None if now is None else _seconds(now)
+
+    from candidfeed.feed.pipeline import recommend as make_slate
+    from candidfeed.release.bundle import read_release
+
+    served = read_release(release)
+    # An argument that is no UTF-8 stands for an id that nobody can have.
+    person = served.person(user.encode(errors="surrogateescape").decode(errors="replace"))
+    if asked_s is not None and not len(served.space.time_edges):
+        raise typer.BadParameter("the log of this release has no times", param_hint="--now")
+    now_s = person.last_time_s if asked_s is None else asked_s
+    if len(person.past):
+        served.compile()
+    slate = make_slate(served, person, k=k, now_s=now_s)
+    _print_slate(served, slate, k, now_s)
+    if json is not None:
+        write_json(json, _to_json(served, slate, now_s))
+
+
+def _seconds(now: str) -> float:
+    """Seconds since 1970 UTC of a time that a person typed."""
+    try:
+        moment = datetime.fromisoformat(now)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{now!r} is no time such as 1998-03-01T12:00Z", param_hint="--now"
+        ) from None
+    if moment.tzinfo is None:
+        raise typer.BadParameter(f"{now!r} has no zone; for UTC add a Z", param_hint="--now")
+    return moment.timestamp()
+
+
+def _print_slate(served: "Served", slate: "Slate", k: int, now_s: float) -> None:
+    person, n = slate.person, len(slate.slots)
+    console.print(Text(_heading(served, person, now_s), style="bold"))
+    console.print(_table(slate))
+    for line in _remarks(served, slate):
+        console.print(Text(line, style="dim"))
+    if n < k:
+        notes.print(f"{n} of {k}: {_why_fewer(served, slate)}")
+
+
+def _heading(served: "Served", person: "Person", now_s: float) -> str:
+    name = f"user {_plain(str(person.user_id), _LONGEST_ID)}"
+    everybody = f"here is what most people {'rated' if served.has_ratings else 'chose'}"
+    if person.row == len(served.users):
+        return f"{name} is not known to this release: {everybody}"
+    if not len(person.past):
+        return f"{name} has no events in the log: {everybody}"
+    at = "" if math.isnan(now_s) else f", as of {_moment(now_s)}"
+    return f"For {name}{at}"
+
+
+def _table(slate: "Slate") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    rated = any(slot.rating is not None for slot in slate.slots)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("title", ratio=1, overflow="fold")
+    for name in ("score", *(("P(like)", "rating") if rated else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("reason", ratio=1, overflow="fold")
+    for slot in slate.slots:
+        numbers = [f"{slot.value:.3f}"]
+        if slot.p_like is not None and slot.rating is not None:
+            numbers += [f"{slot.p_like:.2f}", f"{slot.rating:.2f}"]
+        title = Text(_plain(slot.title, _LONGEST_TITLE))
+        reason = Text(_plain(slot.reason, _LONGEST_REASON))
+        table.add_row(str(slot.position), title, *numbers, reason)
+    return table
+
+
+def _remarks(served: "Served", slate: "Slate") -> list[str]:
+    n_seen, n_removed = len(slate.person.past), len(slate.removed.rows)
+    did = "rated" if served.has_ratings else "chosen"
+    lines = [f"Ranked: {slate.n_candidates:,} of {served.n_items:,} items."]
+    if n_seen:
+        lines[0] += (
+            f" Left out: the {n_seen:,} that they have {did} before "
+            f"({n_removed:,} of them were proposed)."
+        )
+    if slate.n_non_finite:
+        lines.append(f"{slate.n_non_finite:,} scores were NaN or infinite; they were ranked last.")
+    lines.append(f"Release {served.release_id}, made from {_plain(served.settings.dataset, 60)}.")
+    return lines
+
+
+def _why_fewer(served: "Served", slate: "Slate") -> str:
+    if slate.n_candidates < served.settings.n_candidates:
+        return "there are no more items that this user has not seen"
+    return f"stage one hands {slate.n_candidates:,} items on; no more are ranked"
+
+
+def _to_json(served: "Served", slate: "Slate", now_s: float) -> dict[str, object]:
+    person = slate.person
+    return {
+        "release": served.release_id,
+        "dataset": served.settings.dataset,
+        "user": person.user_id,
+        "known": person.row < len(served.users),
+        "now": None if math.isnan(now_s) else datetime.fromtimestamp(now_s, UTC).isoformat(),
+        "n_seen": len(person.past),
+        "n_seen_removed": len(slate.removed.rows),
+        "n_candidates": slate.n_candidates,
+        "n_non_finite": slate.n_non_finite,
+        "value_weights": dict(served.settings.value_weights),
+        "slots": [
+            {name: _finite(value) for name, value in asdict(slot).items()} for slot in slate.slots
+        ],
+    }
+
+
+def _finite(value: object) -> object:
+    """JSON has no word for NaN and the infinities."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _moment(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _plain(text: str, longest: int) -> str:
+    """On one line, not too long, and without what would steer the terminal."""
+    kept = (one if one.isprintable() or one == "\u200d" else "\ufffd" for one in text)
+    short = Text("".join(kept))
+    short.truncate(longest, overflow="ellipsis")
+    return short.plain

@@ -1,0 +1,57 @@
+"""Why a slot is shown: one line that names what its score rests on, and nothing else."""
+
+import numpy as np
+
+from candidfeed.feed.served import Past, Person, Rows, Served
+
+# Below this a touched item is no reason: nobody could tell it from none at all.
+_LEAST = 1e-6
+_LONGEST_TITLE = 80
+
+
+def history_reasons(served: Served, person: Person, rows: Rows) -> list[str]:
+    """The touched item that adds most to each candidate's neighbour score.
+
+    Without that item in the person's past the score would be lower by what it adds. Where no item
+    adds anything, the reason is the past as a whole, which is what stage one reads.
+    """
+    cited, adds = strongest(served, person.past, rows)
+    whole = f"fits {_n_events(served, person.past)} as a whole"
+    return [
+        _because(served, person.past, place) if adding > _LEAST else whole
+        for place, adding in zip(cited, adds, strict=True)
+    ]
+
+
+def popular_reasons(served: Served, rows: Rows) -> list[str]:
+    """How many people touched each item."""
+    did = "rated it" if served.has_ratings else "chose it"
+    counts = served.n_people[rows].tolist()
+    return [f"popular: {n:,} {'person' if n == 1 else 'people'} {did}" for n in counts]
+
+
+def strongest(served: Served, past: Past, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Per candidate: the place in the past that adds most to its neighbour score, and how much.
+
+    Of equal ones the later event. int64 and float32, [c] each.
+    """
+    adds = served.neighbours.contributions(past.items, rows)
+    place = len(past) - 1 - np.argmax(adds[::-1], axis=0)
+    return place, adds[place, np.arange(len(rows))]
+
+
+def _because(served: Served, past: Past, place: int) -> str:
+    title = _shortened(served.items["title"][int(past.items[place])])
+    rating = past.values[place]
+    if served.has_ratings and np.isfinite(rating):
+        return f"because you rated {title} {rating:g}"
+    return f"because of {title} in your history"
+
+
+def _n_events(served: Served, past: Past) -> str:
+    what = "rating" if served.has_ratings else "choice"
+    return f"your {len(past):,} {what}{'s' * (len(past) != 1)}"
+
+
+def _shortened(title: str) -> str:
+    return title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 1]}…"

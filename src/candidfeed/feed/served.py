@@ -1,0 +1,220 @@
+"""What a release is once it is in memory: all that the pipeline reads, and nothing that it writes.
+
+`release/export.py` makes it from trained models, `release/bundle.py` writes and reads it.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from candidfeed.data.features import Bag, FeatureMap
+from candidfeed.data.histories import Histories, chronological
+from candidfeed.data.interactions import Interactions
+from candidfeed.data.vocabulary import UNKNOWN, Vocabulary
+from candidfeed.feed.exported import ExportedFunction
+from candidfeed.ranking.inputs import RankerSpace
+from candidfeed.retrieval.index import ExactIndex
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int32]
+UserId = int | str
+
+
+@dataclass(frozen=True)
+class FeedSettings:
+    """What is fixed when a release is made, beside its arrays.
+
+    Attributes:
+        dataset: its name.
+        n_candidates: how many unseen items retrieval hands to the ranker.
+        value_weights: the published weighted sum that a list is ordered by: of `engaged`, P(the
+            user acts on it), and `liked`, P(they like it).
+        candidate_width: candidates that the ranker's function takes at once, at least
+            n_candidates.
+        tower_width, ranker_width: events of a history that the two functions take.
+    """
+
+    dataset: str
+    n_candidates: int
+    value_weights: Mapping[str, float]
+    candidate_width: int
+    tower_width: int
+    ranker_width: int
+
+
+@dataclass(frozen=True)
+class Past:
+    """What one user is known to have touched, oldest first, each item once.
+
+    Attributes:
+        items: int32 [n].
+        values: the event's value, float32 [n]; NaN where it carries none.
+        times_s: float64 [n]; NaN where unknown.
+    """
+
+    items: Rows
+    values: Floats
+    times_s: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def padded(self, width: int, *, n_items: int) -> Histories:
+        """The latest `width` events as the history of one user, padded to exactly `width`."""
+        n = min(len(self), width)
+        last = slice(len(self) - n, None)
+        items = np.full((1, width), n_items, np.int32)
+        values = np.full((1, width), np.nan, np.float32)
+        times_s = np.full((1, width), np.nan)
+        items[0, :n], values[0, :n] = self.items[last], self.values[last]
+        times_s[0, :n] = self.times_s[last]
+        return Histories(items, values, times_s, np.array([n], np.int32), n_items)
+
+    def without(self, item: int) -> "Past":
+        """The same as if the user had never touched this item."""
+        keep = self.items != item
+        return Past(self.items[keep], self.values[keep], self.times_s[keep])
+
+
+@dataclass(frozen=True)
+class Pasts:
+    """The past of every user, one after the other.
+
+    Attributes:
+        ends: where each user's events end, int64 [n_users].
+        items, values, times_s: as in `Past`, of all users.
+    """
+
+    ends: NDArray[np.int64]
+    items: Rows
+    values: Floats
+    times_s: NDArray[np.float64]
+
+    @staticmethod
+    def of(known: Interactions) -> "Pasts":
+        events = chronological(known)
+        ends = np.cumsum(np.bincount(events.user, minlength=events.n_users))
+        return Pasts(ends, events.item, events.value, events.time_s)
+
+    def of_user(self, row: int) -> Past:
+        events = slice(self.ends[row - 1] if row else 0, self.ends[row])
+        return Past(self.items[events], self.values[events], self.times_s[events])
+
+
+@dataclass(frozen=True)
+class Person:
+    """Whom the feed is for.
+
+    Attributes:
+        row: row in the users' vocabulary; the number of users where the id is not known.
+        bag: their features, one row.
+    """
+
+    user_id: UserId
+    row: int
+    bag: Bag
+    past: Past
+
+    @property
+    def last_time_s(self) -> float:
+        """Time of their last known event; NaN where none is known."""
+        return float(self.past.times_s[-1]) if len(self.past) else float("nan")
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Item-to-item weights: how much having touched one item speaks for another.
+
+    Attributes:
+        weights: float32 [n_items, n_items], dense or CSR; row: touched, column: candidate.
+    """
+
+    weights: Floats | sp.csr_matrix
+
+    def contributions(self, touched: Rows, candidates: Rows) -> Floats:
+        """What each touched item adds to each candidate's score, float32 [touched, candidates]."""
+        part = self.weights[touched][:, candidates]
+        return part if isinstance(part, np.ndarray) else part.toarray()
+
+
+@dataclass(frozen=True)
+class Served:
+    """One release.
+
+    Attributes:
+        release_id: the generation's name; empty before it is written.
+        users: every user of the log and of the users' table.
+        user_map, item_map: what turns features into bags.
+        user_bag: features of every user.
+        pasts: what every user is known to have done.
+        items: one row an item: `item_id`, `title`, and what else is known of it.
+        item_vectors: stage one's side of the items, float32 [n_items, dim].
+        tower: history and features of a user to a vector, float32 [1, dim].
+        neighbours: the item-to-item model.
+        space: what the ranker knows of items, ratings and time.
+        ranker: candidates to logits and rating distributions.
+    """
+
+    release_id: str
+    settings: FeedSettings
+    users: Vocabulary
+    user_map: FeatureMap
+    item_map: FeatureMap
+    user_bag: Bag
+    pasts: Pasts
+    items: pl.DataFrame
+    item_vectors: Floats
+    tower: ExportedFunction
+    neighbours: Neighbours
+    space: RankerSpace
+    ranker: ExportedFunction
+
+    @property
+    def n_items(self) -> int:
+        return len(self.items)
+
+    @cached_property
+    def index(self) -> ExactIndex:
+        return ExactIndex.build(self.item_vectors)
+
+    @cached_property
+    def affinity_table(self) -> Floats:
+        return self.space.affinity_table()
+
+    @cached_property
+    def n_people(self) -> NDArray[np.int64]:
+        """How many users touched each item, int64 [n_items]."""
+        return np.bincount(self.pasts.items, minlength=self.n_items)
+
+    @property
+    def has_ratings(self) -> bool:
+        return self.space.scale.like_at is not None
+
+    def compile(self) -> None:
+        """Compile both functions now, side by side, rather than one after the other when asked."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(ExportedFunction.compile, (self.tower, self.ranker)))
+
+    def person(self, user_id: UserId) -> Person:
+        """Who this is; an id that the release does not know makes a person without a past.
+
+        Where ids are numbers, a text that is one is taken for it.
+        """
+        row = int(self.users.rows([user_id])[0])
+        if row == UNKNOWN:
+            return Person(user_id, len(self.users), _no_features(self.user_bag), _NO_PAST)
+        bag = Bag(self.user_bag.ids[[row]], self.user_bag.weights[[row]])
+        return Person(self.users.id_of(row), row, bag, self.pasts.of_user(row))
+
+
+_NO_PAST = Past(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0))
+
+
+def _no_features(bag: Bag) -> Bag:
+    return Bag(np.zeros_like(bag.ids[:1]), np.zeros_like(bag.weights[:1]))

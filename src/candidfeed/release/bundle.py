@@ -1,0 +1,183 @@
+"""The files of a release: what each holds, written and read by the same module.
+
+    config.json             settings and single numbers
+    features.json           the feature maps of users and items
+    users.parquet           ids, in the order of their rows
+    items.parquet           ids, titles and what else is known, in the order of their rows
+    arrays.safetensors      features, histories, statistics and vectors, by name
+    neighbours.safetensors  item-to-item weights, dense or as CSR
+    tower.stablehlo         stage one's user side, and its weights in tower.safetensors
+    ranker.stablehlo        stage two, and its weights in ranker.safetensors
+    report.json             how good it is, beside the baselines; written by the build
+
+Nothing here runs code that a file brings: no pickle, and every file's hash is checked first.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+import safetensors.numpy
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from candidfeed.data.features import Bag, FeatureMap
+from candidfeed.data.vocabulary import Vocabulary
+from candidfeed.errors import ReleaseError
+from candidfeed.feed.exported import ExportedFunction
+from candidfeed.feed.served import FeedSettings, Neighbours, Pasts, Served
+from candidfeed.ranking.inputs import ItemStatistics, RankerSpace, RatingScale
+from candidfeed.release.storage import read_directory
+
+REPORT = "report.json"
+_FUNCTIONS = ("tower", "ranker")
+
+Arrays = dict[str, NDArray[Any]]
+_Struct = TypeVar("_Struct")
+
+
+def encode(served: Served) -> dict[str, bytes]:
+    """The content of each file, by name; the report is not among them."""
+    space = served.space
+    config = {
+        "settings": asdict(served.settings),
+        "like_at": space.scale.like_at,
+        "mean_rating": space.scale.mean,
+        "n_item_ids": space.n_item_ids,
+    }
+    arrays = {
+        **_flat("user_bag", served.user_bag),
+        **_flat("item_bag", space.item_bag),
+        **_flat("pasts", served.pasts),
+        **_flat("statistics", space.items),
+        "item_vectors": served.item_vectors,
+        "rating.levels": space.scale.levels,
+        "rating.shares": space.scale.shares,
+        "time_edges": space.time_edges,
+    }
+    maps = {"users": served.user_map.to_json(), "items": served.item_map.to_json()}
+    files = {
+        "config.json": encode_json(config),
+        "features.json": encode_json(maps),
+        "users.parquet": _parquet(served.users.ids.rename("user_id").to_frame()),
+        "items.parquet": _parquet(served.items),
+        "arrays.safetensors": _tensors(arrays),
+        "neighbours.safetensors": _tensors(_weights_of(served.neighbours)),
+    }
+    for name in _FUNCTIONS:
+        function: ExportedFunction = getattr(served, name)
+        files[f"{name}.stablehlo"] = function.stablehlo
+        files[f"{name}.safetensors"] = _tensors(dict(function.weights))
+    return files
+
+
+def encode_json(content: Mapping[str, Any]) -> bytes:
+    """
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1).encode() + b"\n"
+
+
+def read_release(target: Path) -> Served:
+    """The release in force in this folder.
+
+    Raises:
+        ReleaseError: there is none, a file is not what was built, or it was built by a version
+            whose files this one can't read.
+    """
+    opened = read_directory(target)
+    try:
+        return _decode(opened.path, release_id=opened.release_id)
+    except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise ReleaseError(
+            f"{opened.path}: was built by candidfeed {opened.candidfeed_version}, whose files this "
+            f"version can't read ({type(error).__name__}: {error}); build it again"
+        ) from error
+
+
+def _decode(folder: Path, *, release_id: str) -> Served:
+    config = json.loads((folder / "config.json").read_bytes())
+    maps = json.loads((folder / "features.json").read_bytes())
+    arrays = _load(folder / "arrays.safetensors")
+    scale = RatingScale(
+        levels=arrays["rating.levels"],
+        shares=arrays["rating.shares"],
+        mean=config["mean_rating"],
+        like_at=config["like_at"],
+    )
+    space = RankerSpace(
+        items=_struct("statistics", ItemStatistics, arrays),
+        item_bag=_struct("item_bag", Bag, arrays),
+        scale=scale,
+        time_edges=arrays["time_edges"],
+        n_item_ids=config["n_item_ids"],
+    )
+    return Served(
+        release_id=release_id,
+        settings=FeedSettings(**config["settings"]),
+        users=Vocabulary(_table(folder / "users.parquet")["user_id"]),
+        user_map=FeatureMap.from_json(maps["users"]),
+        item_map=FeatureMap.from_json(maps["items"]),
+        user_bag=_struct("user_bag", Bag, arrays),
+        pasts=_struct("pasts", Pasts, arrays),
+        items=_table(folder / "items.parquet"),
+        item_vectors=arrays["item_vectors"],
+        neighbours=_neighbours_of(_load(folder / "neighbours.safetensors")),
+        space=space,
+        tower=_function(folder, "tower"),
+        ranker=_function(folder, "ranker"),
+    )
+
+
+def _function(folder: Path, name: str) -> ExportedFunction:
+    weights = _load(folder / f"{name}.safetensors")
+    return ExportedFunction((folder / f"{name}.stablehlo").read_bytes(), weights)
+
+
+def _weights_of(neighbours: Neighbours) -> Arrays:
+    weights = neighbours.weights
+    if isinstance(weights, np.ndarray):
+        return {"dense": weights}
+    return {"data": weights.data, "indices": weights.indices, "indptr": weights.indptr}
+
+
+def _neighbours_of(arrays: Arrays) -> Neighbours:
+    if "dense" in arrays:
+        return Neighbours(arrays["dense"])
+    n_items = len(arrays["indptr"]) - 1
+    parts = (arrays["data"], arrays["indices"], arrays["indptr"])
+    return Neighbours(sp.csr_matrix(parts, shape=(n_items, n_items)))
+
+
+def _flat(prefix: str, struct: Any) -> Arrays:
+    """The fields of a struct of arrays, as `prefix.field`."""
+    return {f"{prefix}.{field.name}": getattr(struct, field.name) for field in fields(struct)}
+
+
+def _struct(prefix: str, kind: type[_Struct], arrays: Arrays) -> _Struct:
+    return kind(**{field.name: arrays[f"{prefix}.{field.name}"] for field in fields(kind)})  # pyright: ignore[reportArgumentType]
+
+
+def _tensors(arrays: Arrays) -> bytes:
+    # It stores the memory as it lies; `ascontiguousarray` would make a vector of a single number.
+    return safetensors.numpy.save({k: np.asarray(v, order="C") for k, v in arrays.items()})
+
+
+def _load(path: Path) -> Arrays:
+    return safetensors.numpy.load_file(path)
+
+
+def _parquet(table: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.write_parquet(buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _table(path: Path) -> pl.DataFrame:
+    return pl.read_parquet(path.read_bytes())

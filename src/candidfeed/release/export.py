@@ -1,0 +1,149 @@
+"""From trained Keras models to what is served: functions of StableHLO, weights and arrays."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.export  # is not loaded by `import jax`
+import keras
+import numpy as np
+import polars as pl
+
+from candidfeed.data.features import Bag
+from candidfeed.data.splits import Split
+from candidfeed.data.tables import Dataset, Feature
+from candidfeed.errors import ReleaseError
+from candidfeed.feed.exported import Arrays, ExportedFunction
+from candidfeed.feed.scoring import tower_inputs, user_state
+from candidfeed.feed.served import FeedSettings, Neighbours, Pasts, Person, Served
+from candidfeed.ranking.inputs import DENSE_FEATURES, RankerSpace, ranker_inputs
+from candidfeed.ranking.inputs import MAX_HISTORY as MAX_RANKER_HISTORY
+from candidfeed.retrieval.neighbours import Ease
+from candidfeed.retrieval.training import MAX_HISTORY as MAX_TOWER_HISTORY
+from candidfeed.training.two_stage import Neighbour, TwoStage
+
+# Widths are rounded up to this. XLA computes rows in groups of 8 and those that are left over in
+# another way: in a full group a row's bits do not depend on its place.
+_WIDTH_STEP = 64
+
+
+def export_pair(dataset: Dataset, pair: TwoStage) -> Served:
+    """Both stages, and what they know of users and items, as they are served.
+
+    Raises:
+        ReleaseError: a model has weights or item vectors that are NaN or infinite.
+    """
+    split, features, space = pair.split, pair.features, pair.ranker.space
+    pasts = Pasts.of(split.known)
+    settings = _settings(dataset, pair, pasts)
+    anyone = Person(0, 0, _first(features.user_bag), pasts.of_user(0))
+    item_vectors = np.asarray(pair.tower.model.item_vectors())
+    _require_finite("the item tower", {"item vectors": item_vectors})
+    return Served(
+        release_id="",
+        settings=settings,
+        users=split.users,
+        user_map=features.user_map,
+        item_map=features.item_map,
+        user_bag=features.user_bag,
+        pasts=pasts,
+        items=_shown_items(dataset, split),
+        item_vectors=item_vectors,
+        tower=export_function(
+            pair.tower.model,
+            pair.tower.model.user_vectors,
+            tower_inputs(anyone, settings, n_items=space.n_items),
+        ),
+        neighbours=_neighbours(pair.sources.neighbour),
+        space=space,
+        ranker=export_function(
+            pair.ranker.model,
+            lambda inputs: pair.ranker.model(inputs, training=False),
+            _ranker_example(space, anyone, settings),
+        ),
+    )
+
+
+def export_function(
+    model: keras.Model, call: Callable[[Any], Any], inputs: Arrays
+) -> ExportedFunction:
+    """A function of a Keras model, for inputs of the shapes and types given, on any processor.
+
+    Args:
+        model: whose variables the function reads.
+        call: from a dict of inputs to outputs; it changes no variable.
+
+    Raises:
+        ReleaseError: a weight that the function reads is NaN or infinite.
+    """
+    # Keras numbers the models of a process: without their names two builds give the same bytes.
+    variables = {one.path.removeprefix(f"{model.name}/"): one for one in model.variables}
+    if len(variables) < len(model.variables):
+        raise ValueError(f"{model.name}: two variables have one path")
+
+    def stateless(weights: dict[str, Any], inputs: Any) -> Any:
+        values = [(variables[path], weight) for path, weight in weights.items()]
+        with keras.StatelessScope(state_mapping=values):
+            return call(inputs)
+
+    weights = {path: np.asarray(variable) for path, variable in variables.items()}
+    to_export = jax.export.export(jax.jit(stateless), platforms=["cpu"])
+    # Once to find out which variables are read, in JAX' order of a dict, then without the others.
+    read = to_export(weights, dict(inputs)).module_kept_var_idx
+    weights = {path: weights[path] for at, path in enumerate(sorted(weights)) if at in read}
+    _require_finite(model.name, weights)
+    return ExportedFunction(bytes(to_export(weights, dict(inputs)).serialize()), weights)
+
+
+def _settings(dataset: Dataset, pair: TwoStage, pasts: Pasts) -> FeedSettings:
+    longest = int(np.diff(pasts.ends, prepend=0).max())
+    n_candidates = min(pair.settings.n_candidates, pair.ranker.space.n_items)
+    return FeedSettings(
+        dataset=dataset.name,
+        n_candidates=n_candidates,
+        value_weights=dict(pair.settings.value_weights),
+        candidate_width=_rounded_up(n_candidates),
+        tower_width=_rounded_up(min(longest, MAX_TOWER_HISTORY)),
+        ranker_width=_rounded_up(min(longest, MAX_RANKER_HISTORY)),
+    )
+
+
+def _rounded_up(n: int) -> int:
+    return -(-n // _WIDTH_STEP) * _WIDTH_STEP
+
+
+def _first(bag: Bag) -> Bag:
+    return Bag(bag.ids[:1], bag.weights[:1])
+
+
+def _ranker_example(space: RankerSpace, person: Person, settings: FeedSettings) -> Arrays:
+    """Inputs of the shapes and types that `feed.scoring` will give; every candidate is padding."""
+    items = np.full((1, settings.candidate_width), space.n_items, np.int32)
+    dense = np.zeros((*items.shape, len(DENSE_FEATURES)), np.float32)
+    state = user_state(space, person, width=settings.ranker_width, now_s=float("nan"))
+    return ranker_inputs(space, state, items, dense)
+
+
+def _neighbours(model: Neighbour) -> Neighbours:
+    return Neighbours(model.weights if isinstance(model, Ease) else model.similarity)
+
+
+def _shown_items(dataset: Dataset, split: Split) -> pl.DataFrame:
+    """Id, title and features of each item in the order of the rows; none that is sensitive."""
+    shown = [one.name for one in dataset.item_features if _is_shown(one)]
+    ids = split.items.ids.rename("item_id").to_frame()
+    table = dataset.items.select("item_id", "title", *shown)
+    return ids.join(table, on="item_id", how="left", maintain_order="left")
+
+
+def _is_shown(feature: Feature) -> bool:
+    # The words of a text stand in the title, or are long.
+    return not feature.sensitive and feature.kind != "text"
+
+
+def _require_finite(name: str, arrays: Arrays) -> None:
+    for path, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ReleaseError(
+                f"{name}: {path} is not finite after training; the release was not made"
+            )
