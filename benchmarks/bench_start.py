@@ -7,14 +7,13 @@ Prints one JSON line. The target: every `--help` within 0.5 s, `recommend` withi
 
 import argparse
 import json
-import os
 import platform
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
-from statistics import quantiles
+
+from measured import commit, machine, peak_memory_mib, spread
 
 CANDIDFEED = Path(sys.executable).with_name("candidfeed")
 COMMANDS = ("fetch", "describe", "evaluate", "reference", "build", "recommend")
@@ -28,13 +27,7 @@ def seconds(arguments: list[str], repeats: int) -> dict[str, float]:
         start = time.perf_counter()
         subprocess.run([CANDIDFEED, *arguments], stdout=subprocess.DEVNULL, check=True)
         taken.append(time.perf_counter() - start)
-    cuts = quantiles(taken[WARM_UP:], n=100, method="inclusive")
-    return {f"p{share}_s": round(cuts[share - 1], 3) for share in (50, 95, 99)}
-
-
-def commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return spread(taken[WARM_UP:])
 
 
 def main() -> None:
@@ -50,12 +43,12 @@ def main() -> None:
     outcome = {
         "benchmark": "start",
         "commit": commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "python": platform.python_version(),
         "warm_up": WARM_UP,
         "repeats": repeats,
         "seconds": {" ".join(arguments): seconds(arguments, repeats) for arguments in timed},
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
+        "peak_memory_mib": peak_memory_mib(of_children=True),
     }
     print(json.dumps(outcome))
 

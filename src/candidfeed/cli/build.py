@@ -10,10 +10,11 @@ import typer
 from rich.text import Text
 
 from candidfeed.cli.datasets import open_dataset
+from candidfeed.cli.evaluate import N_STEPS as EVALUATE_STEPS
 from candidfeed.cli.output import console, notes, steps, write_json
 
-# As many as `release.build` tells; a test compares the two.
-N_STEPS = 11
+# Those of `evaluate`; then candidates and both fits for the release, the export and the writing.
+N_STEPS = EVALUATE_STEPS + 5
 
 
 def build(
@@ -76,14 +77,21 @@ def build(
 
 
 def _write_curves(folder: Path, curves: Mapping[str, Mapping[str, list[float]]]) -> None:
-    """One TensorBoard run a stage, with the figures of each epoch."""
+    """One TensorBoard run a stage, with the figures of each epoch.
+
+    A curve that is longer than the others begins before the first epoch, at 0.
+    """
     from candidfeed.reference.logs import TensorBoardLogs
 
     for stage, figures in curves.items():
+        n_epochs = min(map(len, figures.values()), default=0)
+        n_before = max(map(len, figures.values()), default=0) - n_epochs
         written = TensorBoardLogs(folder / stage)
         written.on_train_begin()
-        for epoch, values in enumerate(zip(*figures.values(), strict=True)):
-            written.on_epoch_end(epoch, dict(zip(figures, values, strict=True)))
+        for epoch in range(-n_before, n_epochs):
+            from_end = epoch - n_epochs
+            known = {name: one[from_end] for name, one in figures.items() if len(one) >= -from_end}
+            written.on_epoch_end(epoch, known)
         written.on_train_end()
 
 

@@ -8,7 +8,7 @@ import typer
 from candidfeed.cli.datasets import open_dataset
 from candidfeed.cli.output import console, notes, steps, write_json
 
-N_STEPS = 6
+N_STEPS = 7
 
 
 def evaluate(
@@ -25,7 +25,10 @@ def evaluate(
             "the first of these that the data set allows, unless named."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="First seed: of the split and of the models.")] = 42,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=2**31, help="First seed: of the split and of the models."),
+    ] = 42,
     seeds: Annotated[
         int, typer.Option(min=1, help="Repeat with this many seeds and give the mean.")
     ] = 1,
@@ -56,8 +59,9 @@ def evaluate(
             settings=TwoStageSettings(n_candidates=candidates),
             report=report,
         )
-    if json is not None:
-        write_json(json, summary.to_json())
     console.print(report_view(summary))
     for name, why in evaluations[0].left_out.items():
         notes.print(f"{name} is left out: {why}")
+    # Last: what took minutes is on the screen even where the file can't be written.
+    if json is not None:
+        write_json(json, summary.to_json())

@@ -41,7 +41,8 @@ class Dataset:
         rows_read: rows of the event source, the quarantined ones included.
         max_bad_share: the share of quarantined rows up to which training goes on.
         positive_kinds: event kinds that count as a positive for retrieval and for top-k metrics.
-        like_at: the least value at which an event counts as liked; None where values are no ratings.
+        like_at: the least value at which an event counts as liked; None where values are not
+            ratings.
         licence: terms that the person is told once; empty where there are none.
     """
 

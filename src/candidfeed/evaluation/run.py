@@ -11,7 +11,7 @@ from candidfeed.data.tables import Dataset
 from candidfeed.evaluation.baselines import fit_baselines, why_left_out
 from candidfeed.evaluation.bootstrap import Figure
 from candidfeed.evaluation.list_metrics import evaluate_lists
-from candidfeed.evaluation.ranking_metrics import Scorer, evaluate_ranking
+from candidfeed.evaluation.ranking_metrics import RankingFigures, Scorer, evaluate_ranking
 from candidfeed.evaluation.rating_baselines import fit_rating_baselines
 from candidfeed.evaluation.rating_metrics import evaluate_likes, evaluate_ratings
 from candidfeed.evaluation.report import EvaluationReport, SeedRun, summarise
@@ -92,28 +92,24 @@ def evaluate_once(
     for name, (scorer, took) in fit_baselines(split, seed=seed).items():
         scorers[name], seconds[name], chosen[name] = scorer, took, dict(scorer.settings)
     report("measure")
-    vectors = _item_vectors(pair.ranker.space)
-    figures: dict[str, Figures] = {}
-    n_non_finite: dict[str, int] = {}
-    for name, scorer in scorers.items():
-        figures[name], n_non_finite[name], n_known, n_users = _ranking_figures(
-            scorer, split, vectors
-        )
-        if name == "two-stage":
-            # Known items are never its candidates: with them kept there is nothing to measure.
-            figures[name] = {k: v for k, v in figures[name].items() if not k.endswith(_SEEN)}
+    ranked = _rank(scorers, split)
+    figures = _ranking_figures(ranked, split, _item_vectors(pair.ranker.space))
+    # Known items are never its candidates: with them kept there is nothing to measure.
+    own = figures["two-stage"]
+    figures["two-stage"] = {k: v for k, v in own.items() if not k.endswith(_SEEN)}
     if dataset.like_at is not None:
         _add_rating_figures(dataset.like_at, pair, figures, seconds, seed)
+    asked = ranked["two-stage"]  # of the same rows as every other model
     run = SeedRun(
         seed=split.seed,
         test_rows_sha256=split.test_rows_sha256,
         n_test_rows=len(split.test),
-        n_test_users=n_users,
+        n_test_users=asked.n_users,
         figures=figures,
         seconds=seconds,
         chosen=chosen,
-        n_known_targets=n_known,
-        n_non_finite=n_non_finite,
+        n_known_targets=asked.n_known_targets,
+        n_non_finite={name: each.n_non_finite for name, each in ranked.items()},
     )
     return Evaluation(run, pair, left_out)
 
@@ -125,7 +121,9 @@ def _prefixed(report: Report, prefix: str) -> Report:
 def _deep_scorers(pair: TwoStage) -> tuple[dict[str, Scorer], dict[str, float], dict[str, str]]:
     took = pair.seconds
     retrieval = took["choose retrieval"] + took["fit retrieval"]
-    ranking = took["candidates for the ranker"] + took["fit ranker"]
+    ranking = sum(
+        took[step] for step in ("candidates for the ranker", "choose ranker features", "fit ranker")
+    )
     scorers: dict[str, Scorer] = {
         "two-stage": TwoStageScorer(pair),
         "retrieval": pair.sources.tower,
@@ -140,9 +138,12 @@ def _deep_scorers(pair: TwoStage) -> tuple[dict[str, Scorer], dict[str, float], 
 
 def _chosen(pair: TwoStage) -> dict[str, dict[str, object]]:
     tower, ranker = asdict(pair.settings.tower), asdict(pair.settings.ranker)
-    own = {"n_candidates": pair.settings.n_candidates, "value_weights": pair.settings.value_weights}
-    neighbour = {"neighbour": dict(pair.sources.neighbour.settings)}
-    return {"retrieval": tower, "ranker": ranker | own | neighbour}
+    own = {
+        "n_candidates": pair.settings.n_candidates,
+        "value_weights": pair.settings.value_weights,
+        "neighbour": dict(pair.sources.neighbour.settings),
+    }
+    return {"retrieval": tower, "ranker": {**ranker, **own}}
 
 
 def _item_vectors(space: RankerSpace) -> NDArray[np.float32] | None:
@@ -150,16 +151,23 @@ def _item_vectors(space: RankerSpace) -> NDArray[np.float32] | None:
     return space.affinity_table()[:-1] if space.n_item_ids > 1 else None
 
 
+def _rank(scorers: Mapping[str, Scorer], split: Split) -> dict[str, RankingFigures]:
+    known, test = split.known.matrix, split.test.matrix
+    return {
+        name: evaluate_ranking(scorer, known=known, test=test) for name, scorer in scorers.items()
+    }
+
+
 def _ranking_figures(
-    scorer: Scorer, split: Split, vectors: NDArray[np.float32] | None
-) -> tuple[Figures, int, int, int]:
-    known = split.known.matrix
-    ranked = evaluate_ranking(scorer, known=known, test=split.test.matrix)
-    lists = evaluate_lists(
-        ranked.lists, train=split.train.matrix, known=known, item_vectors=vectors
-    )
-    figures: Figures = {**ranked.figures, **lists}
-    return figures, ranked.n_non_finite, ranked.n_known_targets, ranked.n_users
+    ranked: Mapping[str, RankingFigures], split: Split, vectors: NDArray[np.float32] | None
+) -> dict[str, Figures]:
+    """By model: how well it ranks, and what its lists are like."""
+    train, known = split.train.matrix, split.known.matrix
+    figures: dict[str, Figures] = {}
+    for name, each in ranked.items():
+        lists = evaluate_lists(each.lists, train=train, known=known, item_vectors=vectors)
+        figures[name] = {**each.figures, **lists}
+    return figures
 
 
 def _add_rating_figures(

@@ -1,5 +1,6 @@
 """A function that was exported from a trained model: StableHLO that takes its weights."""
 
+import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,7 +48,7 @@ def _compiled(stablehlo: bytes) -> Callable[[Any, Any], Any]:
         exported = jax.export.deserialize(bytearray(stablehlo))
         arguments, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
         return jax.jit(exported.call).lower(*arguments).compile()
-    except ValueError as error:
+    except (ValueError, RuntimeError, struct.error) as error:
         raise ReleaseError(
             f"jax {jax.__version__} can't run the release's functions ({error}); build it again"
         ) from error

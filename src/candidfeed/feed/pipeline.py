@@ -134,7 +134,9 @@ def weights_of(served: Served, source: str) -> Mapping[str, float]:
 
 def value(heads: Heads, weights: Mapping[str, float]) -> Floats:
     """The published weighted sum of the heads, float32 [c]."""
-    return (weights["engaged"] * heads.p_engaged + weights["liked"] * heads.p_like).astype("f4")
+    with np.errstate(invalid="ignore", over="ignore"):
+        summed = weights["engaged"] * heads.p_engaged + weights["liked"] * heads.p_like
+        return summed.astype(np.float32)
 
 
 def select(values: Floats, rows: Rows, k: int) -> Selected:

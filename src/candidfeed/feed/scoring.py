@@ -76,12 +76,14 @@ def ranked_heads(
     predicted = served.ranker(ranker_inputs(space, state, items, dense))
     logit = predicted["engaged"][0, : len(rows)].astype(np.float64)
     p_level = predicted["rating"][0, : len(rows)].astype(np.float64)
-    # No matrix products here: their last bits depend on a row's place.
-    return Heads(
-        p_engaged=np.exp(-np.logaddexp(0.0, -logit)),
-        p_like=(p_level * space.scale.liked).sum(axis=1),
-        rating=(p_level * space.scale.levels).sum(axis=1),
-    )
+    # What is not finite goes on as it is: it is ranked last, and counted.
+    with np.errstate(over="ignore", invalid="ignore"):
+        # No matrix products here: their last bits depend on a row's place.
+        return Heads(
+            p_engaged=1.0 / (1.0 + np.exp(-logit)),
+            p_like=(p_level * space.scale.liked).sum(axis=1),
+            rating=(p_level * space.scale.levels).sum(axis=1),
+        )
 
 
 def neighbour_scores(served: Served, person: Person, items: Rows) -> Floats:

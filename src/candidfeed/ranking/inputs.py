@@ -320,6 +320,7 @@ def ranker_inputs(
         "user_feature_weights": state.bag.weights,
         "history": state.history,
         "history_tone": state.tone,
+        "user_tone": state.mean_rating - np.float32(space.scale.mean),
         "item": items,
         "item_feature_ids": space.item_bag.ids[item],
         "item_feature_weights": space.item_bag.weights[item] * real[..., None],

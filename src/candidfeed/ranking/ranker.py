@@ -4,12 +4,13 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 from numpy.typing import NDArray
 
 from candidfeed.data.features import Bag
 
 Tensor = Any
+# Keras' functions are typed as if they could return None.
+ops: Any = keras.ops
 # Up to here history sums and item features are products of dense matrices: on a processor XLA's
 # scatter, the gradient of a gather, costs more than the zeros do.
 SMALL_CATALOGUE = 20_000
@@ -46,7 +47,7 @@ class TasteTrunk(keras.layers.Layer):
                       "n_item_ids": n_item_ids, "n_times": n_times}  # fmt: skip
         self.dim, self.members, self.l2 = dim, members, l2
 
-    def build(self, _shapes: Any = None) -> None:
+    def build(self, input_shape: Any = None) -> None:
         def table(name: str, n_rows: int, spread: float) -> Any:
             # One more than dim: the last column is the row's bias.
             return self.add_weight(
@@ -63,6 +64,7 @@ class TasteTrunk(keras.layers.Layer):
         self.item_features = table("item_features", sizes["n_item_ids"], 0.02)
         self.user_times = table("user_times", sizes["n_times"] + 1, 0.02)
         self.item_times = table("item_times", sizes["n_times"] + 1, 0.02)
+        self.tone_gain = self.add_weight(shape=(), initializer="ones", name="tone_gain")
         n_rows = sizes["n_items"] + 1 if self.is_small else 1
         self.content = self.add_weight(
             shape=(n_rows, sizes["n_item_ids"]),
@@ -100,7 +102,9 @@ class TasteTrunk(keras.layers.Layer):
         if training:
             self._regularise(inputs["weight"], user, base, taste, user_bag, content)
         left, right = self._split(left), self._split(right)
-        bias = left[..., -1] + right[..., -1]
+        # A user without a trained row is still known to rate high or low.
+        tone = self.tone_gain * inputs["user_tone"][:, None, None]
+        bias = tone + left[..., -1] + right[..., -1]
         return bias + ops.sum(left[..., :-1] * right[..., :-1], axis=-1)
 
     def _history_sums(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -156,7 +160,7 @@ class OrdinalHead(keras.layers.Layer):
         super().__init__(**kwargs)
         self.shares = [float(share) for share in shares]
 
-    def build(self, _shape: Any = None) -> None:
+    def build(self, input_shape: Any = None) -> None:
         below = np.clip(np.cumsum(self.shares)[:-1], 1e-3, 1 - 1e-3)
         cuts = np.log(below / (1 - below))
         gaps = np.log(np.expm1(np.maximum(np.diff(cuts), 1e-3)))
@@ -180,7 +184,7 @@ class OrdinalHead(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("candidfeed")
 class EngagedHead(keras.layers.Layer):
-    """Logit that the user will act on the candidate, from its dense features.
+    """Logit that the user will act on the candidate, from the dense features that it may read.
 
     Input: float32 [batch, candidates, n_features]; output: float32 [batch, candidates].
     """
@@ -193,14 +197,17 @@ class EngagedHead(keras.layers.Layer):
         self.drop = keras.layers.Dropout(dropout)
         # From zero, and from a low probability: a random start loses against stage one's own order
         # (nDCG@10 .428 against .455 on ML-100K), for the lists are few.
-        rare = keras.initializers.Constant(-3.0)
+        rare: Any = keras.initializers.Constant(-3.0)
         self.wide = keras.layers.Dense(
             1, kernel_initializer="zeros", bias_initializer=rare, name="wide"
         )
         self.out = keras.layers.Dense(1, kernel_initializer="zeros", name="out")
 
-    def build(self, features_shape: Any) -> None:
-        n_features = features_shape[-1]
+    def build(self, input_shape: Any) -> None:
+        n_features = input_shape[-1]
+        self.reads = self.add_weight(
+            shape=(n_features,), initializer="ones", trainable=False, name="reads"
+        )
         self.scale.build((None, None, n_features))
         self.wide.build((None, None, n_features))
         self.deep[0].build((None, None, n_features))
@@ -211,7 +218,7 @@ class EngagedHead(keras.layers.Layer):
     def call(self, features: Tensor, training: bool = False) -> Tensor:
         scaled = self.scale(features)
         # Squashed, not clipped: the best candidates lie many deviations out and must keep order.
-        x0 = scaled / (1.0 + ops.abs(scaled) / 10.0)
+        x0 = self.reads * scaled / (1.0 + ops.abs(scaled) / 10.0)
         x = x0
         for layer in self.deep:
             x = self.drop(layer(x), training=training)
@@ -228,11 +235,12 @@ class Ranker(keras.Model):
     Inputs of `call`, a dict of arrays (b users, c candidates, h history, f dense features):
     `user` int32 [b] (`n_users` is an unknown user), `user_feature_ids`/`_weights` [b, w],
     `history` int32 [b, h] (`n_items` is padding), `history_tone` float32 [b, h] (rating minus the
-    user's mean; 0 without one), `item` int32 [b, c], `item_feature_ids`/`_weights` [b, c, w],
-    `time_bin` int32 [b, c], `in_history` and `own_tone` float32 [b, c] (the candidate's own event,
-    where it is part of the history), `weight` float32 [b, c] (0 where `item` is padding), `dense`
-    float32 [b, c, f], `sampling_shift` float32 [b] (log of how much rarer the negatives of a
-    training list are than they were; read in training only).
+    user's mean; 0 without one), `user_tone` float32 [b] (the user's mean minus all users'), `item`
+    int32 [b, c], `item_feature_ids`/`_weights` [b, c, w], `time_bin` int32 [b, c], `in_history` and
+    `own_tone` float32 [b, c] (the candidate's own event, where it is part of the history), `weight`
+    float32 [b, c] (0 where `item` is padding), `dense` float32 [b, c, f], `sampling_shift` float32
+    [b] (log of how much rarer the negatives of a training list are than they were; read in training
+    only).
 
     Outputs, a dict: `engaged` float32 [b, c], a logit; `rating` float32 [b, c, levels].
 
@@ -293,8 +301,8 @@ class EngagedLoss(keras.losses.Loss):
         super().__init__(**kwargs)
         self.list_weight = list_weight
 
-    def call(self, y_true: Tensor, logit: Tensor) -> Tensor:
-        real = ops.cast(y_true >= 0, "float32")
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        logit, real = y_pred, ops.cast(y_true >= 0, "float32")
         label = ops.maximum(y_true, 0.0)
         bce = ops.maximum(logit, 0) - logit * label + ops.log1p(ops.exp(-ops.abs(logit)))
         listed = ops.where(y_true >= 0, logit, -1e9)
@@ -317,10 +325,10 @@ class RatingLoss(keras.losses.Loss):
     batch's ratings, in nats.
     """
 
-    def call(self, y_true: Tensor, p_level: Tensor) -> Tensor:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         known = ops.cast(y_true >= 0, "float32")
         level = ops.maximum(y_true, 0)
-        p_seen = ops.take_along_axis(p_level, ops.cast(level, "int32")[..., None], axis=-1)[..., 0]
+        p_seen = ops.take_along_axis(y_pred, ops.cast(level, "int32")[..., None], axis=-1)[..., 0]
         total = ops.maximum(ops.sum(known), 1.0)
         per_list = -ops.sum(known * ops.log(ops.maximum(p_seen, 1e-7)), axis=-1)
         return per_list * ops.cast(ops.shape(y_true)[0], "float32") / total

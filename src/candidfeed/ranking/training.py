@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from candidfeed.data.interactions import Interactions
+from candidfeed.ranking.feature_choice import choose_features, reads
 from candidfeed.ranking.inputs import (
     DENSE_FEATURES,
     RankerSpace,
@@ -20,6 +22,8 @@ from candidfeed.ranking.ranker import EngagedLoss, Ranker, RatingLoss
 Floats = NDArray[np.float32]
 Batch = tuple[dict[str, NDArray[np.generic]], dict[str, NDArray[np.generic]]]
 NO_LABEL = -1
+# Keras takes a number here too, but is typed for text alone.
+_QUIET: dict[str, Any] = {"verbose": 0}
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,10 @@ class RankerSettings:
     """How the ranker is built and trained.
 
     Attributes:
+        features: what the engagement head reads, a name in `feature_choice.READABLE`.
         dim: length of a member's taste vectors.
         members: taste models that are averaged.
+        forget_user: share of the lists whose user is trained as an unknown one.
         l2: weight of the squared taste vectors, per row of the batch.
         learning_rate: of AdamW; falls to a tenth along a cosine.
         weight_decay: of the engagement head.
@@ -37,8 +43,10 @@ class RankerSettings:
         lists_per_batch: users a step.
     """
 
+    features: str = "all"
     dim: int = 12
     members: int = 8
+    forget_user: float = 0.3
     l2: float = 0.001
     learning_rate: float = 5e-3
     weight_decay: float = 0.1
@@ -106,6 +114,7 @@ class RankerBatches(keras.utils.PyDataset):
         super().__init__(workers=1, use_multiprocessing=False)
         self.space, self.states, self.lists, self.settings = space, states, lists, settings
         self.rated = rated if rated is not None and len(rated) else None
+        self.n_users = len(states.row)
         self.rng = np.random.default_rng(seed)
         self.on_epoch_end()
 
@@ -138,9 +147,12 @@ class RankerBatches(keras.utils.PyDataset):
 
         The steps cover every row; some may come twice.
         """
+        assert self.rated is not None
         b = self.settings.lists_per_batch
         dealt = self.rated_lists[np.arange(step * b, (step + 1) * b) % len(self.rated_lists)]
-        return dealt, self._rated_batch(dealt)[0]
+        inputs = self._rated_batch(dealt)[0]
+        inputs["user"] = self.states.row[self.rated.user[np.maximum(dealt[:, 0], 0)]]
+        return dealt, inputs
 
     def _deal(self) -> NDArray[np.int64]:
         """Rows of `rated` in lists of one user, int64 [n_lists, list_length], padded with -1."""
@@ -170,7 +182,10 @@ class RankerBatches(keras.utils.PyDataset):
             "engaged": np.full(items.shape, NO_LABEL, np.float32),
             "rating": np.where(real, levels, NO_LABEL).astype(np.int32),
         }
-        return ranker_inputs(self.space, state, items, dense, time_s=time_s), labels
+        inputs = ranker_inputs(self.space, state, items, dense, time_s=time_s)
+        unknown = self.rng.random(len(state.row)) < self.settings.forget_user
+        inputs["user"] = np.where(unknown, self.n_users, state.row).astype(np.int32)
+        return inputs, labels
 
     def _candidate_batch(self, rows: NDArray[np.integer]) -> Batch:
         assert self.lists is not None
@@ -210,8 +225,11 @@ def fit_ranker(
     Args:
         rated: events with a rating; None where the log has none.
         states: one entry a user row, as the rated rows' users are known.
-        lists: candidates with feedback; None trains the rating head alone.
+        lists: candidates with feedback; None or none at all trains the rating head alone.
+
+    Where there is neither, both heads stay as they begin: every candidate is equal.
     """
+    lists = lists or None
     keras.utils.set_random_seed(seed)
     batches = RankerBatches(
         space, rated=rated, states=states, lists=lists, settings=settings, seed=seed
@@ -230,13 +248,13 @@ def fit_ranker(
         members=settings.members,
         l2=settings.l2,
     )
-    inputs, _ = batches[0]
-    model.build({name: array.shape for name, array in inputs.items()})
+    model.build(_input_shapes(space, states, settings))
     model.trunk.set_items(space.item_bag)
     if lists is not None:
         model.engaged.scale.adapt(lists.dense[lists.engaged >= 0][None])
+        model.engaged.reads.assign(reads(settings.features))
     steps = max(1, len(batches)) * settings.n_epochs
-    rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps, alpha=0.1)
+    rate: Any = keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps, alpha=0.1)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
     # The taste trunk has its own regularisation, by row.
     optimizer.exclude_from_weight_decay(var_list=model.trunk.trainable_variables)
@@ -244,7 +262,34 @@ def fit_ranker(
         optimizer=optimizer,
         loss={"engaged": EngagedLoss(), "rating": RatingLoss()},
     )
+    if len(batches) == 0:
+        return FittedRanker(model, space, settings, {})
     fitted = model.fit(
-        batches, epochs=settings.n_epochs, verbose=0, shuffle=False, callbacks=list(callbacks)
+        batches, epochs=settings.n_epochs, shuffle=False, callbacks=list(callbacks), **_QUIET
     )
-    return FittedRanker(model, space, replace(settings), fitted.history)
+    return FittedRanker(model, space, settings, fitted.history)
+
+
+def _input_shapes(
+    space: RankerSpace, states: UserState, settings: RankerSettings
+) -> dict[str, tuple[int, ...]]:
+    state = states.take(np.zeros(settings.lists_per_batch, np.int32))
+    items = np.zeros((settings.lists_per_batch, settings.list_length), np.int32)
+    dense = np.zeros((*items.shape, len(DENSE_FEATURES)), np.float32)
+    return {name: each.shape for name, each in ranker_inputs(space, state, items, dense).items()}
+
+
+def with_chosen_features(
+    lists: CandidateLists, settings: RankerSettings, *, seed: int
+) -> RankerSettings:
+    """The settings with the features that order a held-out third of the lists best."""
+    name = choose_features(
+        lists.dense,
+        lists.engaged,
+        n_epochs=settings.n_epochs,
+        lists_per_batch=settings.lists_per_batch,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        seed=seed,
+    )
+    return replace(settings, features=name)

@@ -1,6 +1,7 @@
 """From trained Keras models to what is served: functions of StableHLO, weights and arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -88,11 +89,25 @@ def export_function(
 
     weights = {path: np.asarray(variable) for path, variable in variables.items()}
     to_export = jax.export.export(jax.jit(stateless), platforms=["cpu"])
-    # Once to find out which variables are read, in JAX' order of a dict, then without the others.
-    read = to_export(weights, dict(inputs)).module_kept_var_idx
-    weights = {path: weights[path] for at, path in enumerate(sorted(weights)) if at in read}
+    with _no_file_names():
+        # Once to find out which variables are read, in JAX' order of a dict, then without the rest.
+        read = to_export(weights, dict(inputs)).module_kept_var_idx
+        weights = {path: weights[path] for at, path in enumerate(sorted(weights)) if at in read}
+        exported = to_export(weights, dict(inputs))
     _require_finite(model.name, weights)
-    return ExportedFunction(bytes(to_export(weights, dict(inputs)).serialize()), weights)
+    return ExportedFunction(bytes(exported.serialize()), weights)
+
+
+@contextmanager
+def _no_file_names() -> Iterator[None]:
+    """Keep the source files of each operation, with the folders of this machine, out of exports."""
+    name = "jax_traceback_in_locations_limit"
+    limit = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, limit)
 
 
 def _settings(dataset: Dataset, pair: TwoStage, pasts: Pasts) -> FeedSettings:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -30,7 +31,7 @@ _CHOOSING_ITERATIONS = 6
 
 Floats = NDArray[np.float32]
 # Scores of users' rows, float32 [len(users), n_items].
-Scores = Callable[[NDArray[np.integer]], Floats]
+Scores = Callable[[NDArray[np.int32]], Floats]
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,14 @@ def low_rank_ease(train: Interactions, *, l2: float, rank: int) -> tuple[Floats,
     The best approximation in the sum of squares (Eckart-Young).
     """
     weights = Ease.fit(train, known=train, l2=l2).weights
+    if not weights.any():
+        # No two items were touched by one user; the decomposition can't begin with nothing.
+        nothing = np.zeros((len(weights), rank), np.float32)
+        return nothing, nothing
     # A fixed start makes the iterative decomposition repeatable.
-    left, scale, right = svds(weights, k=rank, v0=np.ones(len(weights), np.float32))
+    start = np.random.default_rng(0).standard_normal(len(weights)).astype(np.float32)
+    decomposed: Any = svds(weights, k=rank, v0=start)
+    left, scale, right = decomposed
     root = np.sqrt(scale)
     return (left * root).astype(np.float32), (right.T * root).astype(np.float32)
 
@@ -136,7 +143,7 @@ def _choose_neighbours(
         for weight in _NEIGHBOUR_WEIGHTS:
 
             def summed(
-                users: NDArray[np.integer],
+                users: NDArray[np.int32],
                 left: Floats = left * weight,
                 right: Floats = right,
             ) -> Floats:

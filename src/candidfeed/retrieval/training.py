@@ -24,10 +24,14 @@ from candidfeed.retrieval.two_tower import (
 )
 
 MAX_HISTORY = 1024
+# A step of training costs as much as its longest history; few are longer than this.
+MAX_TRAINED_HISTORY = 256
 _VALIDATION_K = 50
 _USERS_AT_ONCE = 64
 _MAX_VALIDATION_USERS = 4096
 _VALIDATION_BATCH = 256
+# Keras takes a number here too, but is typed for text alone.
+_QUIET: dict[str, Any] = {"verbose": 0}
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,8 @@ class TowerScorer:
 class HiddenHistories(keras.utils.PyDataset):
     """Batches of (shown part of a history, hidden part to be predicted), hidden anew each epoch.
 
-    The last batch is filled up from the start of the order, so that every step has one shape.
+    A user with a single event has nothing to hide and comes in no batch. The last batch is filled
+    up from the start of the order, so that every step has one shape.
     """
 
     def __init__(
@@ -123,7 +128,7 @@ class HiddenHistories(keras.utils.PyDataset):
         super().__init__(workers=1, use_multiprocessing=False)
         self.history, self.user_bag, self.hide = history, user_bag, hide
         self.users = np.flatnonzero(history.lengths >= 2)
-        self.batch_size = min(batch_size, len(self.users))
+        self.batch_size = max(1, min(batch_size, len(self.users)))
         self.rng = np.random.default_rng(seed)
         self.on_epoch_end()
 
@@ -133,19 +138,22 @@ class HiddenHistories(keras.utils.PyDataset):
     def on_epoch_end(self) -> None:
         order = self.rng.permutation(self.users)
         self.order = np.resize(order, len(self) * self.batch_size)
-        shape = (len(self.order), self.history.items.shape[1])
+        width = self.history.items.shape[1]
+        shape = (len(self.order), min(width, MAX_TRAINED_HISTORY))
         self.draws = self.rng.random(shape, dtype=np.float32)
 
     def __getitem__(self, step: int) -> tuple[dict[str, NDArray[np.generic]], NDArray[np.float32]]:
         places = slice(step * self.batch_size, (step + 1) * self.batch_size)
         users, draws = self.order[places], self.draws[places]
-        items = self.history.items[users]
+        touched = self.history.items[users]
         padding = self.history.n_items
+        rows = np.arange(len(users))[:, None]
+        items = touched[rows, self._drawn(touched)]
         hidden = (draws < self.hide) & (items < padding)
         shown = np.where(hidden, padding, items)
         labels = np.zeros((len(users), padding + 1), np.float32)
-        rows = np.arange(len(users))[:, None]
-        labels[rows, shown] = OUT_OF_SOFTMAX
+        # What was drawn into neither part was touched all the same: it does not compete.
+        labels[rows, touched] = OUT_OF_SOFTMAX
         labels[rows, np.where(hidden, items, padding)] = 1.0
         inputs = {
             "history": shown,
@@ -153,6 +161,15 @@ class HiddenHistories(keras.utils.PyDataset):
             "feature_weights": self.user_bag.weights[users],
         }
         return inputs, labels[:, :padding]
+
+    def _drawn(self, touched: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Places of the events that a step reads, int64 [b, width]; a part of a long history."""
+        width = touched.shape[1]
+        if width <= MAX_TRAINED_HISTORY:
+            return np.broadcast_to(np.arange(width), touched.shape)
+        real = touched < self.history.n_items
+        order = np.argsort(np.where(real, self.rng.random(touched.shape), 2.0), axis=1)
+        return order[:, :MAX_TRAINED_HISTORY]
 
 
 def fit_tower(
@@ -189,7 +206,7 @@ def fit_tower(
         history, user_bag, hide=settings.hide, batch_size=settings.batch_size, seed=seed
     )
     if validation is None:
-        curves = _run(model, batches, settings.n_epochs, callbacks).history
+        curves = _run(model, batches, settings.n_epochs, callbacks)
         return FittedTower(model, settings, curves, user_bag)
     best, curves = _fit_validated(model, batches, validation, user_bag, settings, callbacks)
     return FittedTower(model, replace(settings, n_epochs=best), curves, user_bag)
@@ -214,23 +231,22 @@ def _fit_validated(
     """Train until the validation nDCG stops rising: the best epoch (0: the start), the curves."""
     inputs, labels = _validation_batch(validation, user_bag)
     asked = {"x": inputs, "y": labels, "batch_size": _VALIDATION_BATCH}
-    start = model.evaluate(**asked, verbose=0, return_dict=True)
+    start = model.evaluate(**asked, **_QUIET, return_dict=True)
     weights = model.get_weights()
     stop = keras.callbacks.EarlyStopping(
         "val_ndcg", mode="max", patience=settings.patience, restore_best_weights=True
     )
-    fitted = _run(
+    curves = _run(
         model, batches, settings.n_epochs, [*callbacks, stop],
         validation_data=(inputs, labels), validation_batch_size=_VALIDATION_BATCH,
     )  # fmt: skip
-    reached = [start["ndcg"], *fitted.history["val_ndcg"]]
+    reached = [start["ndcg"], *curves.get("val_ndcg", [])]
     best = int(np.argmax(reached))
     if best == 0:
         model.set_weights(weights)
-    curves = {name: list(values) for name, values in fitted.history.items()}
     # The curves begin before the first step: whether training helped at all is to be seen.
-    curves["val_ndcg"], curves["val_loss"] = reached, [start["loss"], *curves["val_loss"]]
-    return best, curves
+    curves["val_loss"] = [start["loss"], *curves.get("val_loss", [])]
+    return best, {**curves, "val_ndcg": reached}
 
 
 def _run(
@@ -239,14 +255,18 @@ def _run(
     n_epochs: int,
     callbacks: Sequence[keras.callbacks.Callback],
     **validation: Any,
-) -> keras.callbacks.History:
-    return model.fit(
-        batches, epochs=n_epochs, verbose=0, shuffle=False, callbacks=list(callbacks), **validation
+) -> dict[str, list[float]]:
+    """The curves; empty where there is no epoch to run or no history with a part to hide."""
+    if n_epochs == 0 or len(batches) == 0:
+        return {}
+    fitted = model.fit(
+        batches, epochs=n_epochs, shuffle=False, callbacks=list(callbacks), **_QUIET, **validation
     )
+    return {name: list(values) for name, values in fitted.history.items()}
 
 
 def validation_ndcg(
-    scores: Callable[[NDArray[np.integer]], NDArray[np.float32]], asked: Asked
+    scores: Callable[[NDArray[np.int32]], NDArray[np.float32]], asked: Asked
 ) -> float:
     """nDCG@50 over the users of a validation part, known items removed; at most 4,096 users."""
     metric = HiddenNdcg(_VALIDATION_K)
@@ -254,7 +274,8 @@ def validation_ndcg(
     for start in range(0, len(users), 512):
         part = users[start : start + 512]
         metric.update_state(_labels(asked, part), scores(part))
-    return float(metric.result())
+    mean: Any = metric.result()
+    return float(mean)
 
 
 def _validation_batch(

@@ -4,7 +4,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 from numpy.typing import NDArray
 
 from candidfeed.data.features import Bag
@@ -12,6 +11,8 @@ from candidfeed.retrieval.closed_forms import ClosedForms
 from candidfeed.retrieval.factorise import FactorSettings
 
 Tensor = Any
+# Keras' functions are typed as if they could return None.
+ops: Any = keras.ops
 OUT_OF_SOFTMAX = -1.0
 _FAR_BELOW = -1e9
 
@@ -28,7 +29,7 @@ class BagEmbedding(keras.layers.Layer):
         self.n_ids, self.dim = n_ids, dim
         self.initializer = keras.initializers.get(initializer)
 
-    def build(self, _shapes: Any = None) -> None:
+    def build(self, input_shape: Any = None) -> None:
         self.table = self.add_weight(
             shape=(self.n_ids, self.dim), initializer=self.initializer, name="table"
         )
@@ -61,7 +62,7 @@ class FoldIn(keras.layers.Layer):
         self.n_items, self.dim = n_items, dim
         self.unseen_weight, self.reg = unseen_weight, reg
 
-    def build(self, _shape: Any = None) -> None:
+    def build(self, input_shape: Any = None) -> None:
         fixed = {"initializer": "zeros", "trainable": False}
         self.items = self.add_weight(shape=(self.n_items + 1, self.dim), name="items", **fixed)
         self.gram = self.add_weight(shape=(self.dim, self.dim), name="gram", **fixed)
@@ -132,7 +133,7 @@ class TwoTower(keras.Model):
         small = keras.initializers.RandomNormal(stddev=0.05, seed=keras.random.SeedGenerator(0))
         self.item_features = BagEmbedding(n_item_ids, dim, initializer=small, name="item_features")
 
-    def build(self, _shapes: Any = None) -> None:
+    def build(self, input_shape: Any = None) -> None:
         self.fold_in.build()
         for layer in (self.user_features, self.history_features, self.item_features):
             layer.build()
@@ -220,7 +221,9 @@ class HiddenNdcg(keras.metrics.Mean):
         super().__init__(name=name, **kwargs)
         self.k = k
 
-    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
+    def update_state(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None
+    ) -> None:
         scores = ops.where(y_true < 0, _FAR_BELOW, y_pred)
         k = min(self.k, int(y_true.shape[-1]))
         _, best = ops.top_k(scores, k)

@@ -43,11 +43,11 @@ class TwoStageScorer:
     def scores(self, users: NDArray[np.int32]) -> Floats:
         """float32 [len(users), n_items]; candidates lie above 0, all others below."""
         pair, parts = self.pair, []
-        table = pair.ranker.space.affinity_table()
+        known, table = pair.split.known, pair.ranker.space.affinity_table()
         for start in range(0, len(users), _USERS_AT_ONCE):
             part = users[start : start + _USERS_AT_ONCE]
             tower, neighbour = pair.sources.scores(part)
-            items = best_unseen(tower, pair.split.known, part, pair.settings.n_candidates)
+            items = best_unseen(tower, known, part, pair.settings.n_candidates)
             states = pair.states.take(part)
             dense = dense_of(pair.ranker.space, states, items, tower, neighbour, table)
             values = value_of(

@@ -23,7 +23,13 @@ from candidfeed.ranking.inputs import (
     dense_features,
     user_states,
 )
-from candidfeed.ranking.training import CandidateLists, FittedRanker, RankerSettings, fit_ranker
+from candidfeed.ranking.training import (
+    CandidateLists,
+    FittedRanker,
+    RankerSettings,
+    fit_ranker,
+    with_chosen_features,
+)
 from candidfeed.retrieval.closed_forms import MAX_NEIGHBOUR_ITEMS
 from candidfeed.retrieval.neighbours import Ease, ItemKnn
 from candidfeed.retrieval.training import (
@@ -53,12 +59,10 @@ class TwoStageSettings:
 
     Attributes:
         n_candidates: how many items retrieval hands to the ranker.
-        n_folds: how often the ranker's training lists are drawn from another cut of train.
         value_weights: the published weighted sum of the heads that the list is ordered by.
     """
 
     n_candidates: int = 500
-    n_folds: int = 1
     tower: TowerSettings = field(default_factory=TowerSettings)
     ranker: RankerSettings = field(default_factory=RankerSettings)
     value_weights: dict[str, float] = field(default_factory=lambda: {"engaged": 1.0, "liked": 0.0})
@@ -132,10 +136,11 @@ def fit_two_stage(
     inner_sources = Sources(inner_tower.scorer(inner.known), _neighbour(inner, neighbour_settings))
     like_at = dataset.like_at
     lists = candidate_lists(inner, inner_sources, features, like_at, settings.n_candidates)
-    tower_settings = inner_tower.settings
+    clock.start("choose ranker features")
+    ranker_settings = with_chosen_features(lists, settings.ranker, seed=seed)
     return _fit_on_train(
         dataset, split, features, lists, clock,
-        settings=replace(settings, tower=tower_settings),
+        settings=replace(settings, tower=inner_tower.settings, ranker=ranker_settings),
         neighbour_settings=neighbour_settings, curves=inner_tower.curves, seed=seed,
     )  # fmt: skip
 
@@ -212,14 +217,14 @@ def candidate_lists(
     """What `sources` propose to the split's test users, labelled by what they did."""
     space = RankerSpace.fit(split.train, features.item_bag, features.item_map.n_ids, like_at)
     users = np.unique(split.test.user).astype(np.int32)
-    states = states_of(split.known, split, features, space)
+    known, target = split.known, split.test.matrix
+    states = states_of(known, split, features, space)
     table = space.affinity_table()
-    target = split.test.matrix
     parts = []
     for start in range(0, len(users), _LISTS_AT_ONCE):
         part = users[start : start + _LISTS_AT_ONCE]
         tower, neighbour = sources.scores(part)
-        items = best_unseen(tower, split.known, part, n_candidates)
+        items = best_unseen(tower, known, part, n_candidates)
         dense = dense_of(space, states.take(part), items, tower, neighbour, table)
         at = np.arange(len(part))[:, None]
         hits = np.pad(target[part].toarray(), ((0, 0), (0, 1)))[at, items]

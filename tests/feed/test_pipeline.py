@@ -1,0 +1,212 @@
+"""The slate: what training promises is what is served, nothing seen comes back, bits are stable."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from candidfeed.feed.pipeline import (
+    POPULAR,
+    TOWER,
+    Candidates,
+    eligible,
+    propose,
+    recommend,
+    select,
+)
+from candidfeed.feed.scoring import ranked_heads
+from candidfeed.feed.served import Past, Person, Served
+from candidfeed.training.scorers import TwoStageScorer
+from candidfeed.training.two_stage import TwoStage
+
+
+def people(served: Served) -> list[Person]:
+    """Everybody with a past."""
+    everybody = [served.person(user_id) for user_id in served.users.ids]
+    return [person for person in everybody if len(person.past)]
+
+
+def row_of(served: Served, item_id: object) -> int:
+    return served.items["item_id"].to_list().index(item_id)
+
+
+# What is served is what was trained
+
+
+def test_the_served_order_and_values_are_those_of_training(
+    tiny_served: Served, tiny_whole: TwoStage
+) -> None:
+    scorer = TwoStageScorer(tiny_whole)
+    for person in people(tiny_served):
+        trained = scorer.scores(np.array([person.row], np.int32))[0]
+        slate = recommend(tiny_served, person, k=20, now_s=person.last_time_s)
+        rows = [row_of(tiny_served, slot.item_id) for slot in slate.slots]
+        values = np.array([slot.value for slot in slate.slots])
+        np.testing.assert_allclose(values, trained[rows], atol=1e-5)
+        # The best of all items by training, up to ties.
+        best = np.sort(np.delete(trained, person.past.items))[::-1][: len(rows)]
+        np.testing.assert_allclose(values, best, atol=1e-5)
+
+
+def test_one_release_person_and_now_give_one_slate(tiny_served: Served) -> None:
+    person = people(tiny_served)[0]
+    first, second = (
+        recommend(tiny_served, person, k=10, now_s=person.last_time_s) for _ in range(2)
+    )
+    assert first.slots == second.slots
+
+
+def test_another_now_gives_other_values(tiny_served: Served) -> None:
+    person = people(tiny_served)[0]
+    then = recommend(tiny_served, person, k=20, now_s=person.last_time_s - 90 * 86_400)
+    last = recommend(tiny_served, person, k=20, now_s=person.last_time_s)
+    unknown = recommend(tiny_served, person, k=20, now_s=float("nan"))
+    values = [[slot.value for slot in slate.slots] for slate in (then, last, unknown)]
+    assert values[0] != values[1] != values[2]
+    assert np.isfinite(values).all()
+
+
+def test_one_more_event_moves_the_next_slate_without_training(tiny_served: Served) -> None:
+    person = people(tiny_served)[0]
+    slate = recommend(tiny_served, person, k=20, now_s=person.last_time_s)
+    touched = row_of(tiny_served, slate.slots[0].item_id)
+    past = person.past
+    longer = Past(
+        np.append(past.items, np.int32(touched)),
+        np.append(past.values, np.float32(5)),
+        np.append(past.times_s, past.times_s[-1] + 60),
+    )
+    after = recommend(tiny_served, replace(person, past=longer), k=20, now_s=person.last_time_s)
+    assert slate.slots[0].item_id not in [slot.item_id for slot in after.slots]
+    before = {slot.item_id: slot.value for slot in slate.slots}
+    moved = [before[s.item_id] != s.value for s in after.slots if s.item_id in before]
+    assert any(moved)
+
+
+# Each candidate stands for itself
+
+
+def test_a_score_is_the_same_to_the_last_bit_alone_among_others_and_in_any_order(
+    tiny_served: Served,
+) -> None:
+    rng = np.random.default_rng(1)
+    for person in people(tiny_served)[:4]:
+        found = propose(tiny_served, person)
+
+        def heads(places: np.ndarray, person: Person = person, found: Candidates = found) -> Any:
+            scored = ranked_heads(
+                tiny_served, person, found.rows[places], found.scores[places], now_s=1.7e9
+            )
+            return np.stack([scored.p_engaged, scored.p_like, scored.rating])
+
+        every = heads(np.arange(len(found.rows)))
+        for _ in range(5):
+            order = rng.permutation(len(found.rows))
+            assert (heads(order) == every[:, order]).all()
+        for place in (0, 7, len(found.rows) - 1):
+            assert (heads(np.array([place]))[:, 0] == every[:, place]).all()
+
+
+# Nothing seen, nothing lost
+
+
+def test_no_slot_shows_what_the_person_has_touched(tiny_served: Served) -> None:
+    for person in people(tiny_served):
+        slate = recommend(tiny_served, person, k=40, now_s=person.last_time_s)
+        rows = [row_of(tiny_served, slot.item_id) for slot in slate.slots]
+        assert len(set(rows)) == len(rows)
+        assert not set(rows) & set(person.past.items.tolist())
+        assert set(slate.removed.rows.tolist()) <= set(person.past.items.tolist())
+        # 20 candidates, or all that are left.
+        assert slate.n_candidates == min(20, 40 - len(person.past)) == len(rows)
+
+
+@given(rows=st.lists(st.integers(0, 30), unique=True), past=st.lists(st.integers(0, 30)))
+def test_what_is_removed_and_what_is_kept_are_what_was_proposed(
+    rows: list[int], past: list[int]
+) -> None:
+    proposed = Candidates(TOWER, np.array(rows, np.int32), np.arange(len(rows), dtype="f4"))
+    touched = Past(np.array(past, np.int32), np.ones(len(past), "f4"), np.zeros(len(past)))
+    kept, removed = eligible(proposed, touched)
+    assert kept.rows.tolist() == [row for row in rows if row not in past]
+    assert removed.rows.tolist() == [row for row in rows if row in past]
+    assert removed.reason == "seen"
+    assert kept.scores.tolist() == [k for k, row in enumerate(rows) if row not in past]
+
+
+def test_someone_who_has_touched_everything_gets_an_empty_slate(tiny_served: Served) -> None:
+    n = tiny_served.n_items
+    past = Past(np.arange(n, dtype=np.int32), np.full(n, 3, np.float32), np.arange(n) + 1.7e9)
+    person = replace(people(tiny_served)[0], past=past)
+    slate = recommend(tiny_served, person, k=10, now_s=person.last_time_s)
+    assert (slate.slots, slate.n_candidates) == ((), 0)
+    assert len(slate.removed.rows) == n
+
+
+# Order
+
+
+@given(
+    values=st.lists(
+        st.floats(-2, 2, width=16) | st.sampled_from([float("nan"), float("inf"), -float("inf")])
+    ),
+    k=st.integers(1, 12),
+    order=st.randoms(use_true_random=False),
+)
+def test_finite_values_come_first_equal_ones_by_lower_row_and_nothing_is_lost(
+    values: list[float], k: int, order: Any
+) -> None:
+    rows = list(range(100, 100 + len(values)))
+    order.shuffle(rows)
+    selected = select(np.array(values, np.float32), np.array(rows, np.int32), k)
+    ranked = np.concatenate([selected.picked, selected.reserve]).tolist()
+    finite = [place for place, one in enumerate(values) if np.isfinite(one)]
+    rest = [place for place in range(len(values)) if place not in finite]
+    by_hand = sorted(finite, key=lambda place: (-values[place], rows[place]))
+    by_hand += sorted(rest, key=lambda place: rows[place])
+    assert ranked == by_hand
+    assert len(selected.picked) == min(k, len(values))
+
+
+def test_scores_that_are_not_finite_come_last_and_are_counted(tiny_served: Served) -> None:
+    ranker: Callable[[Any], dict[str, np.ndarray]] = tiny_served.ranker
+
+    def broken(inputs: Any) -> dict[str, np.ndarray]:
+        outputs = {name: array.copy() for name, array in ranker(inputs).items()}
+        outputs["engaged"][0, [0, 2]] = np.nan
+        outputs["rating"][0, 1] = np.inf
+        return outputs
+
+    person = people(tiny_served)[0]
+    kept, _ = eligible(propose(tiny_served, person), person.past)
+    slate = recommend(
+        replace(tiny_served, ranker=broken),  # pyright: ignore[reportArgumentType]
+        person, k=20, now_s=person.last_time_s,
+    )  # fmt: skip
+    assert slate.n_non_finite == 3
+    last = [row_of(tiny_served, slot.item_id) for slot in slate.slots[-3:]]
+    assert last == sorted(kept.rows[:3].tolist())
+
+
+# People of whom nothing is known
+
+
+@pytest.mark.parametrize("user_id", ["nobody", "user 59, 🙂"])
+def test_someone_without_a_past_gets_what_most_people_touched(
+    tiny_served: Served, user_id: str
+) -> None:
+    person = tiny_served.person(user_id)
+    slate = recommend(tiny_served, person, k=40, now_s=float("nan"))
+    counts = tiny_served.n_people
+    rows = [row_of(tiny_served, slot.item_id) for slot in slate.slots]
+    assert rows == sorted(np.flatnonzero(counts), key=lambda row: (-counts[row], row))[:20]
+    assert {slot.source for slot in slate.slots} == {POPULAR}
+    assert slate.slots[0].reason == f"popular: {counts[rows[0]]} people rated it"
+    # 58 people have a past.
+    assert [slot.value for slot in slate.slots] == pytest.approx(counts[rows] / 58)
+    assert all(0 <= slot.p_like <= 1 and 1 <= slot.rating <= 5 for slot in slate.slots)
+    assert len(slate.removed.rows) == 0
