@@ -334,7 +334,7 @@ def test_where_the_protocol_leaves_nothing_to_test_the_inner_split_is_random_and
 
 def test_a_train_part_of_one_row_cannot_be_cut_again():
     split = make_split(dataset_of([(1, 1, 1.0, 0), (2, 2, 1.0, 1)]), "random")
-    with pytest.raises(DataError, match="1 rows, too few"):
+    with pytest.raises(DataError, match="1 row, too few"):
         inner_split(split, seed=1)
 
 

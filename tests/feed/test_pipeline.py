@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from candidfeed.feed.pipeline import (
 )
 from candidfeed.feed.scoring import ranked_heads
 from candidfeed.feed.served import Past, Person, Served
+from candidfeed.release.bundle import read_release
 from candidfeed.training.scorers import TwoStageScorer
 from candidfeed.training.two_stage import TwoStage
 
@@ -90,9 +92,12 @@ def test_one_more_event_moves_the_next_slate_without_training(tiny_served: Serve
 # Each candidate stands for itself
 
 
+@pytest.mark.parametrize("quickly", [False, True])
 def test_a_score_is_the_same_to_the_last_bit_alone_among_others_and_in_any_order(
-    tiny_served: Served,
+    tiny_release: Path, quickly: bool
 ) -> None:
+    tiny_served = read_release(tiny_release)
+    tiny_served.compile(quickly=quickly)
     rng = np.random.default_rng(1)
     for person in people(tiny_served)[:4]:
         found = propose(tiny_served, person)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from candidfeed.cli.datasets import open_dataset
 from candidfeed.cli.evaluate import N_STEPS as EVALUATE_STEPS
-from candidfeed.cli.output import console, notes, steps, write_json
+from candidfeed.cli.output import console, notes, require_writable, steps, write_json
 
 # Those of `evaluate`; then candidates and both fits for the release, the export and the writing.
 N_STEPS = EVALUATE_STEPS + 5
@@ -48,10 +48,12 @@ def build(
 ) -> None:
     """Train both stages, measure them beside honest baselines, and make a release.
 
-    The report comes from models that never saw the test rows; the release is then fitted anew on
-    all rows. Until it is whole, a release that was in the folder stays in force.
+    The report comes from models that never saw the test rows; the release is
+    then fitted anew on all rows. Until it is whole, a release that was in the
+    folder stays in force.
     """
     started = time.monotonic()
+    require_writable(files=[json], folders=[output, logs])
     opened = open_dataset(dataset, cache=cache)
     with steps(N_STEPS) as report:
         from candidfeed.evaluation.report import report_view

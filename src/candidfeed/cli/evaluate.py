@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from candidfeed.cli.datasets import open_dataset
-from candidfeed.cli.output import console, notes, steps, write_json
+from candidfeed.cli.output import console, notes, require_writable, steps, write_json
 
 N_STEPS = 7
 
@@ -43,6 +43,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Train both stages and all baselines, and measure them on the same held-out rows."""
+    require_writable(files=[json])
     opened = open_dataset(dataset, cache=cache)
     with steps(N_STEPS * seeds) as report:
         from candidfeed.data.checks import require_usable

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from candidfeed.errors import ConfigError
 from candidfeed.release.storage import replace_file
 
 # Ids and titles are printed as they are: "[bold]" in one of them is not markup.
@@ -88,6 +89,41 @@ def write_json(path: Path, content: object) -> None:
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     replace_file(target, encoded)
+
+
+def require_writable(
+    *, files: Sequence[Path | None] = (), folders: Sequence[Path | None] = ()
+) -> None:
+    """Refuse what could not be written in the end, before work of minutes; nothing is written.
+
+    Args:
+        files: to be written or replaced, each with the folders above it; None is passed over.
+        folders: to be made or written to, likewise.
+
+    Raises:
+        ConfigError: a folder stands where a file should, or the reverse, or writing is not allowed.
+    """
+    for path in filter(None, files):
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a folder; name a file to write")
+        _require_writable_above(path)
+    for path in filter(None, folders):
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{path}: is a file; name a folder to write to")
+        _require_writable_above(path)
+
+
+def _require_writable_above(path: Path) -> None:
+    """Looks at the path itself, or where it is not there at the nearest folder above that is."""
+    # A pipe behind /dev/stdout has no path of its own.
+    real = path if path.exists() else Path(os.path.realpath(path))
+    there = next(one for one in (real, *real.parents) if one.exists())
+    if there != real and not there.is_dir():
+        raise ConfigError(f"{path}: can't be written, for {there} is a file; name another place")
+    # A file is replaced as a whole: its folder must be open too.
+    asked = [there, Path(os.path.realpath(there)).parent] if there.is_file() else [there]
+    if not all(os.access(one, os.W_OK) for one in asked):
+        raise ConfigError(f"{path}: can't be written (no permission); name another place")
 
 
 def _first_not_finite(content: object, place: str) -> str | None:

@@ -52,7 +52,7 @@ def recommend(
         raise typer.BadParameter("the log of this release has no times", param_hint="--now")
     now_s = person.last_time_s if asked_s is None else asked_s
     if len(person.past):
-        served.compile()
+        served.compile(quickly=True)
     slate = make_slate(served, person, k=k, now_s=now_s)
     _print_slate(served, slate, k, now_s)
     if json is not None:
@@ -75,7 +75,8 @@ def _seconds(now: str) -> float:
 def _print_slate(served: "Served", slate: "Slate", k: int, now_s: float) -> None:
     person, n = slate.person, len(slate.slots)
     console.print(Text(_heading(served, person, now_s), style="bold"))
-    console.print(_table(slate))
+    if slate.slots:
+        console.print(_table(slate))
     for line in _remarks(served, slate):
         console.print(Text(line, style="dim"))
     if n < k:
@@ -127,6 +128,8 @@ def _remarks(served: "Served", slate: "Slate") -> list[str]:
 
 
 def _why_fewer(served: "Served", slate: "Slate") -> str:
+    if slate.n_candidates == served.n_items:
+        return "there are no more items"
     if slate.n_candidates < served.settings.n_candidates:
         return "there are no more items that this user has not seen"
     return f"stage one hands {slate.n_candidates:,} items on; no more are ranked"

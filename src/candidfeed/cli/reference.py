@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from candidfeed.cli.datasets import open_dataset
-from candidfeed.cli.output import console, progress, write_json
+from candidfeed.cli.output import console, progress, require_writable, write_json
 
 if TYPE_CHECKING:
     from candidfeed.data.tables import Dataset
@@ -81,6 +81,7 @@ def reference(
 
     from candidfeed.data.checks import require_usable
 
+    require_writable(files=[json], folders=[logs])
     data = open_dataset(dataset, cache=cache)
     require_usable(data)
 

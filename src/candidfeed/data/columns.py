@@ -13,6 +13,8 @@ from candidfeed.data.sources import FILE, Wanted
 from candidfeed.errors import DataError
 
 MAX_ID_BYTES = 1024
+# Squares of it, summed over a log, still fit into a float32.
+LARGEST_NUMBER = 1e12
 _SHOWN_CHARACTERS = 80
 _EXACT_FLOAT = 2.0**53
 _CANONICAL_INTEGER = r"^(?:0|-?[1-9][0-9]{0,18})$"
@@ -148,9 +150,11 @@ def parse_numbers(
         ))  # fmt: skip
     values = numbers.cast(pl.Float32, strict=False)
     wild = filled & ~values.is_finite().fill_null(True)
+    huge = (numbers.abs() > LARGEST_NUMBER).fill_null(False)
     faults = [
         Fault(f"{column.name!r} is not a number", unread, column.raw),
         Fault(f"{column.name!r} is NaN or infinite", wild, column.raw),
+        Fault(f"{column.name!r} is beyond {LARGEST_NUMBER:g} in size", huge, column.raw),
     ]
     if required:
         faults.append(Fault(f"{column.name!r} is empty", ~filled, column.raw))

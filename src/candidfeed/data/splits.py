@@ -174,7 +174,8 @@ def inner_split(split: Split, *, seed: int) -> Split:
     if not len(cut.train) or not len(cut.test):
         protocol, cut = "random", _random(train, seed)
     if not len(cut.train):
-        raise DataError(f"the train part holds {len(train)} rows, too few to cut again; use more")
+        held = f"{len(train)} row{'s' * (len(train) != 1)}"
+        raise DataError(f"the train part holds {held}, too few to cut again; use more")
     source = split.source.train
     if len(source) != len(train):
         source = np.arange(len(train), dtype=np.int64)

@@ -156,7 +156,7 @@ def report_view(report: EvaluationReport) -> Group:
     if n_seeds > 1:
         title = f"{report.dataset}, protocol {report.protocol}, mean of {n_seeds} seeds"
     legend = (
-        f"{first.n_test_rows:,} test rows of {first.n_test_users:,} users."
+        f"{_count(first.n_test_rows, 'test row')} of {_count(first.n_test_users, 'user')}."
         " * the best. Beside the headline metric: its 95 % interval over users."
     )
     lines = [Text(title, style="bold"), _table(report), Text(legend, style="dim")]
@@ -165,6 +165,10 @@ def report_view(report: EvaluationReport) -> Group:
     if sentence:
         lines.append(Text(f"\n{sentence}", style="bold"))
     return Group(*lines)
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n:,} {word}{'s' * (n != 1)}"
 
 
 def _across_seeds(runs: Sequence[Mapping[str, Figure]]) -> dict[str, list[Figure]]:
@@ -256,6 +260,8 @@ def _cell(estimate: Estimate | None, is_best: bool, with_interval: bool) -> Text
 
 
 def _number(value: float) -> str:
+    if abs(value) >= 10_000:
+        return f"{value:.1e}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 

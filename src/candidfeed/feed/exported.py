@@ -13,6 +13,10 @@ from candidfeed.errors import ReleaseError
 
 Arrays = Mapping[str, NDArray[Any]]
 
+# For a process that asks once. Measured on both functions of ML-100K: 0.3 s of processor time to
+# compile in place of 1.4 s, then 14 ms a call in place of 5 ms.
+_QUICKLY = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
+
 
 class ExportedFunction:
     """`outputs = function(inputs)`, for inputs of one fixed shape, without the code of the model.
@@ -24,31 +28,51 @@ class ExportedFunction:
 
     def __init__(self, stablehlo: bytes, weights: Arrays) -> None:
         self.stablehlo, self.weights = stablehlo, weights
-        self._run: Callable[[dict[str, Any]], Any] | None = None
+        self._run: Callable[[Arrays], Any] | None = None
 
     def __call__(self, inputs: Arrays) -> Any:
-        """The outputs as NumPy arrays, in the structure that the model gives them."""
-        return jax.tree.map(np.asarray, self.compile()(dict(inputs)))
-
-    # Not a cached property: until Python 3.11 one lock would stand for all functions.
-    def compile(self) -> Callable[[dict[str, Any]], Any]:
-        """Compile at the first call; two functions can be compiled side by side.
+        """The outputs as NumPy arrays, in the structure that the model gives them.
 
         Raises:
-            ReleaseError: this JAX can't read what was exported.
+            ReleaseError: this JAX can't run the function, or it takes other inputs.
         """
-        if self._run is None:
-            call, weights = _compiled(self.stablehlo), jax.device_put(dict(self.weights))
-            self._run = lambda inputs: call(weights, inputs)
+        run = self._run or self.compile()
+        try:
+            return jax.tree.map(np.asarray, run(inputs))
+        except TypeError as error:
+            raise ReleaseError(
+                f"the release's functions take other inputs than this version gives ({error}); "
+                "build it again"
+            ) from error
+
+    # Not a cached property: until Python 3.11 one lock stands for those of all objects.
+    def compile(self, *, quickly: bool = False) -> Callable[[Arrays], Any]:
+        """Compile before the first call; two functions can be compiled side by side.
+
+        Args:
+            quickly: optimise little; the last bits of the outputs may be others.
+
+        Raises:
+            ReleaseError: this JAX can't run the function.
+        """
+        try:
+            exported = jax.export.deserialize(bytearray(self.stablehlo))
+            arguments, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+            compiled = _compiled(jax.jit(exported.call).lower(*arguments), quickly=quickly)
+        except (ValueError, RuntimeError, struct.error) as error:
+            raise ReleaseError(
+                f"jax {jax.__version__} can't run the release's functions ({error}); build it again"
+            ) from error
+        weights = jax.device_put(dict(self.weights))
+        self._run = lambda inputs: compiled(weights, dict(inputs))
         return self._run
 
 
-def _compiled(stablehlo: bytes) -> Callable[[Any, Any], Any]:
-    try:
-        exported = jax.export.deserialize(bytearray(stablehlo))
-        arguments, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-        return jax.jit(exported.call).lower(*arguments).compile()
-    except (ValueError, RuntimeError, struct.error) as error:
-        raise ReleaseError(
-            f"jax {jax.__version__} can't run the release's functions ({error}); build it again"
-        ) from error
+def _compiled(lowered: jax.stages.Lowered, *, quickly: bool) -> jax.stages.Compiled:
+    if quickly:
+        try:
+            return lowered.compile(_QUICKLY)
+        except RuntimeError:
+            # These options are XLA's own, and may be gone in another version.
+            return lowered.compile()
+    return lowered.compile()

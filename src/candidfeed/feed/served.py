@@ -196,10 +196,14 @@ class Served:
     def has_ratings(self) -> bool:
         return self.space.scale.like_at is not None
 
-    def compile(self) -> None:
-        """Compile both functions now, side by side, rather than one after the other when asked."""
+    def compile(self, *, quickly: bool) -> None:
+        """Compile both functions side by side; see `ExportedFunction.compile`."""
         with ThreadPoolExecutor() as pool:
-            list(pool.map(ExportedFunction.compile, (self.tower, self.ranker)))
+            for one in [
+                pool.submit(function.compile, quickly=quickly)
+                for function in (self.tower, self.ranker)
+            ]:
+                one.result()
 
     def person(self, user_id: UserId) -> Person:
         """Who this is; an id that the release does not know makes a person without a past.

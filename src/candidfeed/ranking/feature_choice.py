@@ -56,12 +56,17 @@ def choose_features(
     head = EngagedHead(width=32, dropout=0.3)
     model = keras.Sequential([keras.Input(dense.shape[1:]), head])
     head.scale.adapt(dense[learned][engaged[learned] >= 0][None])
-    start = model.get_weights()
+    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay)
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer=optimizer, loss=EngagedLoss())
+    # Whole batches only, and one model for both: what is compiled once serves all.
+    learned = learned[: max(1, len(learned) // lists_per_batch) * lists_per_batch]
+    changing = [*model.variables, *optimizer.variables]
+    start = [keras.ops.convert_to_numpy(variable) for variable in changing]
     for name in ("stage one", "all"):
-        model.set_weights(start)
+        for variable, first in zip(changing, start, strict=True):
+            variable.assign(first)
         head.reads.assign(reads(name))
-        optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay)
-        model.compile(optimizer=optimizer, loss=EngagedLoss())
         keras.utils.set_random_seed(seed)
         model.fit(
             dense[learned], engaged[learned],

@@ -25,6 +25,8 @@ _FACTORS = (
     FactorSettings(unseen_weight=1.0, reg=0.003),
 )
 _OTHER_DIMS = (32, 128)
+# With fewer events 128 dimensions are hardly ever chosen, and cost more than all other trials.
+_MIN_EVENTS_FOR_WIDE = 300_000
 _L2 = (300.0, 1000.0, 3000.0)
 _NEIGHBOUR_WEIGHTS = (0.5, 1.0, 2.0)
 _CHOOSING_ITERATIONS = 6
@@ -122,7 +124,9 @@ def choose_closed_forms(
         return ClosedFormSettings(FactorSettings(dim=max(1, train.n_items // 2)))
     narrow = [replace(each, dim=min(each.dim, train.n_items // 2)) for each in _FACTORS]
     first = best(narrow)
-    factors = best([first, *(replace(first, dim=dim) for dim in _OTHER_DIMS)])
+    is_wide = len(train) >= _MIN_EVENTS_FOR_WIDE
+    dims = [dim for dim in _OTHER_DIMS if dim < first.dim or is_wide]
+    factors = best([first, *(replace(first, dim=dim) for dim in dims)])
     alone = ClosedFormSettings(factors)
     if train.n_items > MAX_NEIGHBOUR_ITEMS:
         return alone

@@ -1,0 +1,62 @@
+"""Which features are read: few lists trust retrieval, many find what is there."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from candidfeed.ranking.feature_choice import READABLE, choose_features, list_ndcg, reads
+from candidfeed.ranking.inputs import DENSE_FEATURES
+from candidfeed.ranking.training import CandidateLists, RankerSettings, with_chosen_features
+
+N_CANDIDATES = 12
+
+
+def lists_of(n: int, *, signal: str) -> tuple[np.ndarray, np.ndarray]:
+    """Noise, and one hit a list: the candidate with the highest value of one feature."""
+    rng = np.random.default_rng(0)
+    dense = rng.standard_normal((n, N_CANDIDATES, len(DENSE_FEATURES))).astype(np.float32)
+    engaged = np.zeros((n, N_CANDIDATES), np.float32)
+    best = dense[:, :-1, DENSE_FEATURES.index(signal)].argmax(axis=1)
+    engaged[np.arange(n), best] = 1
+    engaged[:, -1], dense[:, -1] = -1, 0  # padding
+    return dense, engaged
+
+
+def choose(dense: np.ndarray, engaged: np.ndarray) -> str:
+    return choose_features(
+        dense, engaged, n_epochs=12, lists_per_batch=16, learning_rate=0.02, weight_decay=0.01,
+        seed=4,
+    )  # fmt: skip
+
+
+def test_each_set_marks_its_features() -> None:
+    assert reads("all").tolist() == [1.0] * len(DENSE_FEATURES)
+    assert [DENSE_FEATURES[place] for place in np.flatnonzero(reads("retrieval"))] == [
+        "tower_score"
+    ]
+    assert READABLE["retrieval"] < READABLE["stage one"] < READABLE["all"]
+
+
+def test_with_few_lists_retrievals_own_order_stays() -> None:
+    assert choose(*lists_of(29, signal="affinity")) == "retrieval"
+
+
+@pytest.mark.parametrize(("signal", "found"), [("affinity", "all"), ("tower_score", "retrieval")])
+def test_with_many_lists_a_planted_signal_is_found(signal: str, found: str) -> None:
+    assert choose(*lists_of(120, signal=signal)) == found
+
+
+def test_the_choice_is_put_in_the_settings() -> None:
+    dense, engaged = lists_of(5, signal="affinity")
+    lists = CandidateLists(np.zeros(5, np.int32), np.zeros(engaged.shape, np.int32), dense, engaged)
+    settings = RankerSettings(dim=3)
+    chosen = with_chosen_features(lists, settings, seed=1)
+    assert chosen == replace(settings, features="retrieval")
+
+
+def test_ndcg_of_lists_by_hand() -> None:
+    scores = np.array([[3, 2, 1, 9], [1, 2, 3, 4]], np.float32)
+    engaged = np.array([[0, 1, 1, -1], [1, 0, 0, 0]], np.float32)
+    first = (1 / np.log2(3) + 1 / 2) / (1 + 1 / np.log2(3))
+    assert list_ndcg(scores, engaged) == pytest.approx((first + 1 / np.log2(5)) / 2)

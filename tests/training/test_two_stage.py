@@ -1,0 +1,195 @@
+"""Both stages as one system: what they may read, what they propose, how it is labelled."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from candidfeed.data.interactions import Interactions
+from candidfeed.data.splits import Split, inner_split
+from candidfeed.data.tables import Dataset
+from candidfeed.errors import DataError
+from candidfeed.ranking.inputs import DENSE_FEATURES
+from candidfeed.retrieval.neighbours import ItemKnn
+from candidfeed.training import two_stage as module
+from candidfeed.training.scorers import TwoStageScorer, predict_ratings
+from candidfeed.training.two_stage import (
+    TwoStage,
+    TwoStageSettings,
+    best_unseen,
+    candidate_lists,
+    fit_two_stage,
+    rated_rows,
+    refit_on_all,
+)
+
+SEED = 7
+
+
+def assert_same_pair(one: TwoStage, other: TwoStage) -> None:
+    for models in ((one.tower.model, other.tower.model), (one.ranker.model, other.ranker.model)):
+        for a, b in zip(*(model.get_weights() for model in models), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for name in ("user", "items", "dense", "engaged"):
+        np.testing.assert_array_equal(getattr(one.lists, name), getattr(other.lists, name))
+    assert one.settings == other.settings
+
+
+# What may be read
+
+
+def test_nothing_of_the_test_part_is_read_and_one_seed_gives_the_same_bits(
+    tiny: Dataset, split: Split, pair: TwoStage, brief: TwoStageSettings
+) -> None:
+    test = split.test
+    other = replace(
+        test,
+        user=test.user[::-1].copy(),
+        item=((test.item + 5) % len(split.items)).astype(np.int32),
+        value=6 - test.value,
+        time_s=test.time_s - 1e7,
+    )
+    again = fit_two_stage(tiny, replace(split, test=other), settings=brief, seed=SEED)
+    assert_same_pair(pair, again)
+    users = np.unique(test.user)
+    np.testing.assert_array_equal(
+        TwoStageScorer(again).scores(users), TwoStageScorer(pair).scores(users)
+    )
+
+
+def test_states_and_scores_read_the_history_that_is_given(pair: TwoStage, split: Split) -> None:
+    assert len(split.history) > 0
+    known = split.known.matrix
+    for user in range(len(split.users)):
+        read = pair.states.history[user]
+        assert set(read[read < len(split.items)]) == set(known[user].indices)
+
+
+def test_every_step_is_told_and_timed(pair: TwoStage, steps: list[str]) -> None:
+    assert steps == [
+        "choose retrieval", "candidates for the ranker", "choose ranker features",
+        "fit retrieval", "fit ranker",
+    ]  # fmt: skip
+    assert list(pair.seconds) == steps
+    assert all(took > 0 for took in pair.seconds.values())
+
+
+def test_the_curves_are_those_of_choosing_and_the_fit_has_as_many_epochs(pair: TwoStage) -> None:
+    reached = pair.tower.curves["val_ndcg"]
+    assert pair.settings.tower.n_epochs == int(np.argmax(reached))
+    assert pair.settings.ranker == pair.ranker.settings
+
+
+# Candidates
+
+
+def test_the_best_unseen_stand_first_and_padding_last() -> None:
+    nothing = np.full(3, np.nan)
+    known = Interactions(
+        np.array([0, 0, 1], np.int32), np.array([3, 1, 0], np.int32),
+        nothing.astype(np.float32), nothing, 3, 4,
+    )  # fmt: skip
+    scores = np.array([[0.1, 9, 0.4, 8], [7, 3, 1, 2], [1, 2, 3, 4]], np.float32)
+    before = scores.copy()
+    asked = np.array([0, 1, 2], np.int32)
+    assert best_unseen(scores, known, asked, 3).tolist() == [[2, 0, 4], [1, 3, 2], [3, 2, 1]]
+    assert best_unseen(scores, known, asked, 99).tolist() == [
+        [2, 0, 4, 4], [1, 3, 2, 4], [3, 2, 1, 0],
+    ]  # fmt: skip
+    np.testing.assert_array_equal(scores, before)
+
+
+def test_lists_are_unseen_best_first_and_labelled_by_what_happened_next(
+    tiny: Dataset, split: Split, pair: TwoStage, brief: TwoStageSettings
+) -> None:
+    inner = inner_split(split, seed=SEED)
+    lists = pair.lists
+    known, target = inner.known.matrix.toarray(), inner.test.matrix.toarray()
+    assert set(lists.user) <= set(inner.test.user)
+    real = lists.items < len(split.items)
+    users = np.broadcast_to(lists.user[:, None], lists.items.shape)
+    assert not known[users[real], lists.items[real]].any()
+    np.testing.assert_array_equal(lists.engaged[real], target[users[real], lists.items[real]])
+    assert (lists.engaged[~real] == -1).all()
+    assert (lists.engaged > 0).any(axis=1).all()
+    tower = lists.dense[..., DENSE_FEATURES.index("tower_score")]
+    for scores, is_real in zip(tower, real, strict=True):
+        assert (np.diff(scores[is_real]) <= 0).all()
+
+
+def test_lists_without_a_hit_teach_nothing_and_are_left_out(
+    tiny: Dataset, split: Split, pair: TwoStage
+) -> None:
+    lists = candidate_lists(split, pair.sources, pair.features, tiny.like_at, 10)
+    proposed = TwoStageScorer(replace(pair, settings=replace(pair.settings, n_candidates=10)))
+    users = np.unique(split.test.user).astype(np.int32)
+    target = split.test.matrix.toarray()
+    has_hit = [
+        bool(target[user, row > 0].any())
+        for user, row in zip(users, proposed.scores(users), strict=True)
+    ]
+    assert lists.user.tolist() == users[has_hit].tolist()
+
+
+def test_rated_rows_are_those_with_a_value(split: Split) -> None:
+    value = split.train.value.copy()
+    value[::2] = np.nan
+    rated = rated_rows(replace(split.train, value=value), 4.0)
+    assert rated is not None
+    np.testing.assert_array_equal(rated.item, split.train.item[1::2])
+    assert rated_rows(split.train, None) is None
+
+
+# For the release
+
+
+def test_a_refit_learns_from_every_row_and_keeps_the_settings(
+    tiny: Dataset, split: Split, pair: TwoStage
+) -> None:
+    whole = refit_on_all(tiny, pair, seed=SEED)
+    n = len(split.train) + len(split.history) + len(split.test)
+    assert (len(whole.split.train), len(whole.split.history), len(whole.split.test)) == (n, 0, 0)
+    assert whole.settings == pair.settings
+    assert whole.tower.curves == pair.tower.curves
+    n_old = len(pair.lists)
+    np.testing.assert_array_equal(whole.lists.items[:n_old], pair.lists.items)
+    assert set(whole.lists.user[n_old:]) <= set(split.test.user)
+    touched = whole.split.known.matrix
+    assert touched.nnz == (split.known.matrix + split.test.matrix).nnz
+    assert list(whole.seconds) == ["candidates for the ranker", "fit retrieval", "fit ranker"]
+
+
+# Data that is hard in one way
+
+
+def test_a_log_without_ratings_times_and_item_features_trains(
+    bare: Dataset, fitted_on: Callable[[Dataset], TwoStage]
+) -> None:
+    pair = fitted_on(bare)
+    assert pair.split.protocol == "random"
+    scores = TwoStageScorer(pair).scores(np.arange(8, dtype=np.int32))
+    assert np.isfinite(scores).all()
+    assert (scores > 0).sum(axis=1).tolist() == [10] * 8
+
+
+def test_three_users_train_and_item_knn_stands_in_for_ease(
+    three_users: Dataset,
+    fitted_on: Callable[[Dataset], TwoStage],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_NEIGHBOUR_ITEMS", 10)
+    pair = fitted_on(three_users)
+    assert isinstance(pair.sources.neighbour, ItemKnn)
+    assert pair.sources.neighbour_l2 is None
+    scores = TwoStageScorer(pair).scores(np.arange(3, dtype=np.int32))
+    assert np.isfinite(scores).all()
+    assert np.isfinite(predict_ratings(pair, pair.split.test).mean).all()
+
+
+def test_a_catalogue_that_is_too_large_is_refused_with_its_size(
+    tiny: Dataset, split: Split, brief: TwoStageSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_ITEMS", 39)
+    with pytest.raises(DataError, match=r"^40 items: .* the limit is 39 items$"):
+        fit_two_stage(tiny, split, settings=brief, seed=SEED)
