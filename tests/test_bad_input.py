@@ -286,6 +286,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_training(
     assert list(Path().iterdir()) == []
 
 
+def test_a_pipe_is_a_place_that_can_be_written(typed: Typed, log: Path) -> None:
+    exit_code, _, errors = typed(
+        "evaluate", str(log), "--protocol", "none", "--json", "/dev/stdout"
+    )
+    assert exit_code == 2
+    assert errors.startswith("error: no protocol 'none'")
+
+
 # The release
 
 

@@ -282,6 +282,19 @@ def test_where_only_ratings_are_predicted_the_squared_error_leads():
     assert number_row(drawn(report), "keras-dot")[2].startswith(".8")
 
 
+@pytest.mark.parametrize(
+    ("mse", "shown"), [(9.5, "9.500"), (250, "250.0"), (12_345, "12345"), (2.4e24, "2e+24")]
+)
+def test_an_error_of_any_size_takes_five_characters(mse, shown):
+    figures = {name: {"ndcg@10": around(0.4), "mse": around(mse)} for name in ("ease", "ials")}
+    assert number_row(drawn(report_of(run_of(figures))), "ease")[-2] == f"{shown}*"
+
+
+def test_one_row_and_one_user_are_told_in_the_singular():
+    run = run_of({"ease": {"ndcg@10": around(0.4)}}, n_test_rows=1, n_test_users=1)
+    assert "1 test row of 1 user." in drawn(report_of(run))
+
+
 def test_broken_scores_and_known_targets_are_told():
     run = run_of(
         {"ease": {"ndcg@10": around(0.4)}},

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import select
 import shutil
 import subprocess
@@ -474,10 +473,10 @@ def test_an_interrupt_after_the_switch_keeps_the_new_release(
 
 
 def in_a_process_with_small_files(script: str, *arguments: Path) -> subprocess.CompletedProcess:
-    limit = 64 * 1024
+    # Set in the child itself: with JAX loaded, this process must not fork.
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({64 * 1024},) * 2)"
     return subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        [sys.executable, "-c", limit + script, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

@@ -1,7 +1,8 @@
-"""Small data sets that are hard in one way each, and both stages fitted on the tiny log's split."""
+"""Both stages fitted on the tiny log, and small data sets that are hard in one way each."""
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import polars as pl
 import pytest
@@ -27,19 +28,14 @@ def brief() -> TwoStageSettings:
 
 
 @pytest.fixture(scope="session")
-def split(tiny: Dataset) -> Split:
-    return make_split(tiny, "temporal", seed=SEED)
+def pair(tiny_parts: dict[str, Any]) -> TwoStage:
+    """Both stages as the tiny build fitted them to be measured: the test part was held out."""
+    return tiny_parts["evaluate_once"].pair
 
 
 @pytest.fixture(scope="session")
-def steps() -> list[str]:
-    """What the fit of `pair` told, in order."""
-    return []
-
-
-@pytest.fixture(scope="session")
-def pair(tiny: Dataset, split: Split, brief: TwoStageSettings, steps: list[str]) -> TwoStage:
-    return fit_two_stage(tiny, split, settings=brief, seed=SEED, report=steps.append)
+def split(pair: TwoStage) -> Split:
+    return pair.split
 
 
 @pytest.fixture(scope="session")

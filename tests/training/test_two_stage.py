@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ from candidfeed.training.two_stage import (
     candidate_lists,
     fit_two_stage,
     rated_rows,
-    refit_on_all,
 )
 
 SEED = 7
@@ -40,7 +40,7 @@ def assert_same_pair(one: TwoStage, other: TwoStage) -> None:
 
 
 def test_nothing_of_the_test_part_is_read_and_one_seed_gives_the_same_bits(
-    tiny: Dataset, split: Split, pair: TwoStage, brief: TwoStageSettings
+    tiny: Dataset, split: Split, pair: TwoStage, tiny_settings: TwoStageSettings
 ) -> None:
     test = split.test
     other = replace(
@@ -50,7 +50,7 @@ def test_nothing_of_the_test_part_is_read_and_one_seed_gives_the_same_bits(
         value=6 - test.value,
         time_s=test.time_s - 1e7,
     )
-    again = fit_two_stage(tiny, replace(split, test=other), settings=brief, seed=SEED)
+    again = fit_two_stage(tiny, replace(split, test=other), settings=tiny_settings, seed=SEED)
     assert_same_pair(pair, again)
     users = np.unique(test.user)
     np.testing.assert_array_equal(
@@ -66,7 +66,8 @@ def test_states_and_scores_read_the_history_that_is_given(pair: TwoStage, split:
         assert set(read[read < len(split.items)]) == set(known[user].indices)
 
 
-def test_every_step_is_told_and_timed(pair: TwoStage, steps: list[str]) -> None:
+def test_every_step_is_told_and_timed(pair: TwoStage, tiny_parts: dict[str, Any]) -> None:
+    steps = tiny_parts["steps"][:5]
     assert steps == [
         "choose retrieval", "candidates for the ranker", "choose ranker features",
         "fit retrieval", "fit ranker",
@@ -101,7 +102,7 @@ def test_the_best_unseen_stand_first_and_padding_last() -> None:
 
 
 def test_lists_are_unseen_best_first_and_labelled_by_what_happened_next(
-    tiny: Dataset, split: Split, pair: TwoStage, brief: TwoStageSettings
+    split: Split, pair: TwoStage
 ) -> None:
     inner = inner_split(split, seed=SEED)
     lists = pair.lists
@@ -145,9 +146,9 @@ def test_rated_rows_are_those_with_a_value(split: Split) -> None:
 
 
 def test_a_refit_learns_from_every_row_and_keeps_the_settings(
-    tiny: Dataset, split: Split, pair: TwoStage
+    split: Split, pair: TwoStage, tiny_whole: TwoStage
 ) -> None:
-    whole = refit_on_all(tiny, pair, seed=SEED)
+    whole = tiny_whole  # what `refit_on_all` made of the pair
     n = len(split.train) + len(split.history) + len(split.test)
     assert (len(whole.split.train), len(whole.split.history), len(whole.split.test)) == (n, 0, 0)
     assert whole.settings == pair.settings

@@ -260,9 +260,13 @@ def _cell(estimate: Estimate | None, is_best: bool, with_interval: bool) -> Text
 
 
 def _number(value: float) -> str:
-    if abs(value) >= 10_000:
-        return f"{value:.1e}"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    """At most five characters and a sign, as far as its size allows."""
+    size = abs(value)
+    if size >= 99_999.5:
+        return f"{value:.0e}"
+    if size >= 999.95:
+        return f"{value:.0f}"
+    return f"{value:.3f}" if size < 10 else f"{value:.1f}"
 
 
 def _seconds(seconds: float | None) -> Text:
