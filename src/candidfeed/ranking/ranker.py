@@ -254,7 +254,7 @@ class Ranker(keras.Model):
         level_shares: list[float],
         dim: int = 12,
         members: int = 8,
-        l2: float = 0.03,
+        l2: float = 0.001,
         width: int = 32,
         dropout: float = 0.3,
         **kwargs: Any,
