@@ -1,5 +1,6 @@
 """`candidfeed recommend`: what a release would show one user, and why."""
 
+import gc
 import math
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -57,6 +58,8 @@ def recommend(
     _print_slate(served, slate, k, now_s)
     if json is not None:
         write_json(json, _to_json(served, slate, now_s))
+    # The process ends here: to look once more through all that was imported takes 0.4 s.
+    gc.freeze()
 
 
 def _seconds(now: str) -> float:

@@ -50,7 +50,7 @@ class RankerSettings:
     l2: float = 0.001
     learning_rate: float = 5e-3
     weight_decay: float = 0.1
-    n_epochs: int = 12
+    n_epochs: int = 8
     list_length: int = 128
     lists_per_batch: int = 16
 
@@ -286,7 +286,7 @@ def with_chosen_features(
     name = choose_features(
         lists.dense,
         lists.engaged,
-        n_epochs=max(1, settings.n_epochs // 2),
+        n_epochs=settings.n_epochs,
         lists_per_batch=settings.lists_per_batch,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,

@@ -29,7 +29,7 @@ _OTHER_DIMS = (32, 128)
 _MIN_EVENTS_FOR_WIDE = 300_000
 _L2 = (300.0, 1000.0, 3000.0)
 _NEIGHBOUR_WEIGHTS = (0.5, 1.0, 2.0)
-_CHOOSING_ITERATIONS = 6
+_CHOOSING_ITERATIONS = 4
 
 Floats = NDArray[np.float32]
 # Scores of users' rows, float32 [len(users), n_items].
@@ -114,7 +114,8 @@ def choose_closed_forms(
     def folded(factors: FactorSettings) -> Scores:
         brief = replace(factors, n_iterations=_CHOOSING_ITERATIONS)
         items = factorise(train.matrix, brief, rng=np.random.default_rng(seed))
-        return lambda users: fold_in(known[users], items, factors) @ items.T
+        vectors = fold_in(known, items, factors)
+        return lambda users: vectors[users] @ items.T
 
     def best(candidates: list[FactorSettings]) -> FactorSettings:
         fitting = [each for each in candidates if each.dim < train.n_items]
