@@ -115,17 +115,32 @@ def test_the_same_seed_gives_the_same_vectors_and_another_seed_others() -> None:
     assert (first != other).any()
 
 
-def test_a_row_gets_the_same_bits_alone_in_another_order_and_in_blocks(
+def test_a_row_gets_the_same_vector_alone_in_another_order_and_in_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     matrix = random_matrix(33, 12)
     vectors = np.random.default_rng(2).standard_normal((12, 4)).astype(np.float32)
     together = fold_in(matrix, vectors, SMALL)
-    np.testing.assert_array_equal(fold_in(matrix[::-1], vectors, SMALL), together[::-1])
+    close = {"rtol": 0, "atol": 1e-6}
+    np.testing.assert_allclose(fold_in(matrix[::-1], vectors, SMALL), together[::-1], **close)
     for row in (0, 17, 32):
-        np.testing.assert_array_equal(fold_in(matrix[row], vectors, SMALL)[0], together[row])
-    monkeypatch.setattr(module, "_ROWS_AT_ONCE", 8)
-    np.testing.assert_array_equal(fold_in(matrix, vectors, SMALL), together)
+        np.testing.assert_allclose(fold_in(matrix[row], vectors, SMALL)[0], together[row], **close)
+    monkeypatch.setattr(module, "_BLOCK_FLOATS", 64)
+    np.testing.assert_allclose(fold_in(matrix, vectors, SMALL), together, **close)
+
+
+@pytest.mark.parametrize("dim", [2, 40])
+def test_a_row_solves_its_ridge_regression_whatever_is_fewer_events_or_dimensions(dim: int) -> None:
+    settings = FactorSettings(dim=dim, unseen_weight=0.2, reg=0.05)
+    matrix = random_matrix(9, 15)
+    vectors = np.random.default_rng(3).standard_normal((15, dim))
+    found = fold_in(matrix, vectors.astype(np.float32), settings)
+    for row in range(9):
+        seen = matrix[row].toarray()[0] > 0
+        ridge = settings.reg * (seen.sum() + settings.unseen_weight * 15)
+        left = vectors[seen].T @ vectors[seen] + 0.2 * vectors.T @ vectors + ridge * np.eye(dim)
+        expected = np.linalg.solve(left, vectors[seen].sum(axis=0))
+        np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("n_users", "n_items"), [(1, 5), (5, 1), (1, 1), (6, 3)])

@@ -9,7 +9,10 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-_ROWS_AT_ONCE = 256
+# What a block of rows gathers: 8 MiB, so that it stays in cache.
+_BLOCK_FLOATS = 2**21
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -59,26 +62,78 @@ def fold_in(
 ) -> NDArray[np.float32]:
     """Least-squares vector of each row given the vectors of its columns, float32 [n_rows, dim].
 
-    A row without events gets zeros. A row's vector does not depend on the other rows.
+    A row without events gets zeros. A row's vector does not depend on the other rows, beyond the
+    last digits: rows of about equal counts are solved together.
     """
     counts = np.diff(matrix.indptr)
-    ridge = (settings.reg * (counts + settings.unseen_weight * len(vectors))).astype(np.float32)
-    diagonal = np.arange(vectors.shape[1])
-    solved = np.empty((len(counts), vectors.shape[1]), dtype=np.float32)
+    dim = vectors.shape[1]
+    solved = np.zeros((len(counts), dim), dtype=np.float32)
 
-    def solve_rows(start: int) -> None:
-        rows = range(start, min(start + _ROWS_AT_ONCE, len(solved)))
-        left = np.tile(gram, (len(rows), 1, 1))
-        for place, row in enumerate(rows):
-            own = vectors[matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]]
-            left[place] += own.T @ own
-        left[:, diagonal, diagonal] += ridge[rows, None]
-        solved[rows] = np.linalg.solve(left, right[rows][:, :, None])[..., 0]
+    def solve_rows(rows: NDArray[np.intp]) -> None:
+        n = counts[rows]
+        place = np.arange(n.max())
+        is_event = place < n[:, None]
+        events = np.where(is_event, matrix.indptr[rows][:, None] + place, 0)
+        own = rotated[np.where(is_event, matrix.indices[events], len(vectors))]
+        ridge = settings.reg * (n + settings.unseen_weight * len(vectors))
+        penalty = spectrum + ridge.astype(np.float32)[:, None]
+        if len(place) < dim:
+            solved[rows] = _solve_dual(own, penalty, is_event)
+        else:
+            solved[rows] = _solve_primal(own, penalty)
 
     # Products this small are slower on several BLAS threads, and their sums would depend on the
     # number of cores; the blocks run side by side instead.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        gram = settings.unseen_weight * (vectors.T @ vectors)
-        right = matrix @ vectors
-        list(pool.map(solve_rows, range(0, len(solved), _ROWS_AT_ONCE)))
-    return solved
+        gram = settings.unseen_weight * (vectors.T.astype(np.float64) @ vectors)
+        # In the basis of the Gram matrix' eigenvectors, what all rows share is diagonal.
+        eigenvalues, eigenvectors = np.linalg.eigh(gram)
+        spectrum = np.maximum(eigenvalues, 0).astype(np.float32)
+        basis = eigenvectors.astype(np.float32)
+        rotated = np.vstack([vectors @ basis, np.zeros((1, dim), np.float32)])
+        list(pool.map(solve_rows, _blocks(counts, dim)))
+        return solved @ basis.T
+
+
+def _solve_primal(own: Floats, penalty: Floats) -> Floats:
+    """Ridge regression of ones on each row's own vectors: `dim` unknowns a row.
+
+    Args:
+        own: float32 [b, n, dim]; zeros where there is no event.
+        penalty: of each coordinate, float32 [b, dim]; > 0.
+    """
+    left = own.transpose(0, 2, 1) @ own
+    diagonal = np.arange(own.shape[2])
+    left[:, diagonal, diagonal] += penalty
+    right = own.sum(axis=1)[..., None]
+    return np.linalg.solve(left, right)[..., 0].astype(np.float32, copy=False)
+
+
+def _solve_dual(own: Floats, penalty: Floats, is_event: NDArray[np.bool_]) -> Floats:
+    """The same (Woodbury's identity) with an unknown an event: cheaper where events are few.
+
+    Args:
+        own, penalty: as in `_solve_primal`.
+        is_event: bool [b, n].
+    """
+    scaled = own / penalty[:, None, :]
+    left = scaled @ own.transpose(0, 2, 1)
+    diagonal = np.arange(own.shape[1])
+    left[:, diagonal, diagonal] += 1.0
+    weights = np.linalg.solve(left, is_event.astype(np.float32)[..., None])
+    return (scaled.transpose(0, 2, 1) @ weights)[..., 0].astype(np.float32, copy=False)
+
+
+def _blocks(counts: NDArray[np.integer], dim: int) -> list[NDArray[np.intp]]:
+    """Rows that have events, those of about equal counts together, a bounded number at a time."""
+    order = np.argsort(counts, kind="stable")
+    order = order[counts[order] > 0]
+    blocks, start = [], 0
+    while start < len(order):
+        ahead = counts[order[start : start + _BLOCK_FLOATS // dim]]
+        # Padded to the longest of them, which is the last.
+        size = np.arange(1, len(ahead) + 1) * ahead * dim
+        stop = start + max(1, int(np.searchsorted(size, _BLOCK_FLOATS, side="right")))
+        blocks.append(order[start:stop])
+        start = stop
+    return blocks
