@@ -16,7 +16,7 @@ from pathlib import Path
 from measured import commit, machine, peak_memory_mib, spread
 
 CANDIDFEED = Path(sys.executable).with_name("candidfeed")
-COMMANDS = ("fetch", "describe", "evaluate", "reference", "build", "recommend")
+COMMANDS = ("fetch", "describe", "evaluate", "reference", "build", "recommend", "synth")
 WARM_UP = 1
 
 

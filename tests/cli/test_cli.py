@@ -17,7 +17,7 @@ from candidfeed import __version__, cli
 from candidfeed.cli.output import cache_folder, console, progress, write_json
 from candidfeed.errors import CandidfeedError, DataError
 
-COMMANDS = ("fetch", "describe", "evaluate", "reference", "build", "recommend")
+COMMANDS = ("fetch", "describe", "evaluate", "reference", "build", "recommend", "synth")
 HEAVY = {"faiss", "implicit", "jax", "keras", "numpy", "polars", "scipy", "sklearn"}
 Typed = Callable[..., tuple[int, str, str]]
 

@@ -13,15 +13,14 @@ from candidfeed.retrieval import training as module
 from candidfeed.retrieval.closed_forms import ClosedFormSettings
 from candidfeed.retrieval.factorise import FactorSettings
 from candidfeed.retrieval.training import (
-    Asked,
     FittedTower,
     HiddenHistories,
     TowerSettings,
     choose_closed,
     fit_tower,
-    validation_ndcg,
 )
 from candidfeed.retrieval.two_tower import OUT_OF_SOFTMAX
+from candidfeed.retrieval.validation import Asked, rank
 
 N_USERS, N_ITEMS = 30, 12
 SETTINGS = TowerSettings(
@@ -188,7 +187,7 @@ def test_the_best_epochs_weights_are_kept_and_counted() -> None:
     reached = fitted.curves["val_ndcg"]
     assert fitted.settings.n_epochs == int(np.argmax(reached))
     assert len(reached) == len(fitted.curves["loss"]) + 1
-    best = validation_ndcg(fitted.scorer(asked.known).scores, asked)
+    best = rank(fitted.scorer(asked.known).scores, asked).ndcg
     assert best == pytest.approx(max(reached), abs=1e-5)
 
 
@@ -208,7 +207,7 @@ def test_validation_labels_ask_for_the_target_among_what_is_not_known() -> None:
 def test_a_perfect_order_of_the_validation_part_is_worth_one() -> None:
     _, asked = halves()
     wanted = asked.target.matrix.toarray()
-    assert validation_ndcg(lambda users: wanted[users], asked) == pytest.approx(1.0)
+    assert rank(lambda users: wanted[users], asked).ndcg == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("n_items", [2, 3])
@@ -234,6 +233,18 @@ def test_a_users_scores_do_not_depend_on_who_else_is_asked_for() -> None:
     assert together.shape == (70, N_ITEMS)
     np.testing.assert_array_equal(scorer.scores(np.array([7])), together[[7]])
     np.testing.assert_array_equal(scorer.scores(everyone[::-1]), together[::-1])
+    vectors = scorer.user_vectors(everyone)
+    np.testing.assert_allclose(vectors @ scorer.item_vectors.T, together, atol=1e-5)
+
+
+def test_a_long_history_is_read_whole_beside_a_short_one() -> None:
+    long = [(0, item) for item in range(60)]
+    train = log_of([*long, (1, 3), (1, 4), (2, 5)], n_items=80)
+    scorer = fit(train, replace(SETTINGS, n_epochs=0)).scorer(train)
+    alone = scorer.scores(np.array([0]))
+    np.testing.assert_allclose(scorer.scores(np.array([1, 0, 2]))[[1]], alone, atol=1e-5)
+    whole = scorer.model.predict_on_batch(scorer._inputs(np.array([0]), 60))
+    np.testing.assert_allclose(alone, whole, atol=1e-5)
 
 
 def test_a_scorer_reads_the_history_that_it_is_given() -> None:

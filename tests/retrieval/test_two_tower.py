@@ -1,6 +1,5 @@
 """The two-tower model: an ordinary Keras model whose scores are one dot product."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import keras
@@ -30,7 +29,9 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-ITEM_VECTORS = random(N_ITEMS, 3)
+N_MEMBERS = 2
+FOLD_IN = {"dim": 3, "n_members": N_MEMBERS, "unseen_weight": 0.2, "reg": 0.05}
+ITEM_VECTORS = random(N_MEMBERS, N_ITEMS, 3)
 ITEM_BAG = Bag(np.array([[1, 2], [3, 0]] * 3 + [[0, 0]], np.int32), np.abs(random(N_ITEMS, 2)))
 HISTORY = np.array(
     [[0, 3, 5, PAD, PAD, PAD], [6, 1, 2, 3, 4, 5], [PAD] * 6, [4] + [PAD] * 5], np.int32
@@ -49,13 +50,25 @@ def inputs(history: np.ndarray = HISTORY) -> Inputs:
 def small_model(*, seed: int = 0, n_neighbour_dims: int = 2) -> TwoTower:
     keras.utils.set_random_seed(seed)
     model = TwoTower(
-        n_items=N_ITEMS, n_user_ids=3, n_item_ids=4, item_bag_width=2, factors=asdict(FACTORS),
+        n_items=N_ITEMS, n_user_ids=3, n_item_ids=4, item_bag_width=2, fold_in=FOLD_IN,
         n_neighbour_dims=n_neighbour_dims, dim=4,
     )  # fmt: skip
     model.build()
     neighbours = random(2, N_ITEMS, n_neighbour_dims, seed=1)
     model.set_items(ClosedForms(ITEM_VECTORS, neighbours[0], neighbours[1]), ITEM_BAG)
     return model
+
+
+def touched_items() -> np.ndarray:
+    touched = np.zeros((BATCH, N_ITEMS), np.float32)
+    for row, items in enumerate(HISTORY):
+        touched[row, items[items < PAD]] = 1
+    return touched
+
+
+def mean_over_members(touched: np.ndarray) -> np.ndarray:
+    seen = sp.csr_matrix(touched)
+    return np.mean([fold_in(seen, one, FACTORS) @ one.T for one in ITEM_VECTORS], axis=0)
 
 
 def compiled(model: TwoTower) -> TwoTower:
@@ -107,7 +120,7 @@ def test_its_summary_counts_learned_and_fixed_weights() -> None:
     # Two item tables, three bags of 3, 4 and 4 ids, a bias an item, and the scale.
     n_learned = 2 * 7 * 4 + (3 + 4 + 4) * 4 + 7 + 1
     # Fold-in vectors and their Gram matrix, two neighbour tables, bag ids and weights.
-    n_fixed = 8 * 3 + 3 * 3 + 2 * 7 * 2 + 2 * 7 * 2
+    n_fixed = N_MEMBERS * (8 * 3 + 3 * 3) + 2 * 7 * 2 + 2 * 7 * 2
     assert f"Trainable params: {n_learned} " in text
     assert f"Non-trainable params: {n_fixed} " in text
     for layer in ("fold_in", "user_features", "history_features", "item_features"):
@@ -153,17 +166,15 @@ def test_scores_are_one_dot_product_of_user_and_item_vectors(
 ) -> None:
     model = trained[0]
     users, items = np.asarray(model.user_vectors(inputs())), np.asarray(model.item_vectors())
-    assert users.shape == (BATCH, 3 + 2 + 4 + 1)
-    assert items.shape == (N_ITEMS, 3 + 2 + 4 + 1)
+    assert users.shape == (BATCH, N_MEMBERS * 3 + 2 + 4 + 1)
+    assert items.shape == (N_ITEMS, N_MEMBERS * 3 + 2 + 4 + 1)
     np.testing.assert_allclose(model.predict_on_batch(inputs()), users @ items.T, atol=1e-5)
 
 
 def test_before_training_the_model_is_the_closed_form() -> None:
     model = small_model()
-    touched = np.zeros((BATCH, N_ITEMS), np.float32)
-    for row, items in enumerate(HISTORY):
-        touched[row, items[items < PAD]] = 1
-    folded = fold_in(sp.csr_matrix(touched), ITEM_VECTORS, FACTORS) @ ITEM_VECTORS.T
+    touched = touched_items()
+    folded = mean_over_members(touched)
     neighbours = random(2, N_ITEMS, 2, seed=1)
     closed = folded + touched @ neighbours[0] @ neighbours[1].T
     scale = float(np.exp(np.log(8.0)))
@@ -196,15 +207,15 @@ def test_a_user_with_features_and_no_history_is_told_from_one_without_either(
 
 @pytest.mark.parametrize("n_items", [2, 3, 5])
 def test_a_model_of_a_tiny_catalogue_can_be_asked(n_items: int) -> None:
-    factors = asdict(FactorSettings(dim=1))
+    fold_in = {"dim": 1, "n_members": 1, "unseen_weight": 0.2, "reg": 0.05}
     model = TwoTower(
-        n_items=n_items, n_user_ids=1, n_item_ids=1, item_bag_width=1, factors=factors,
+        n_items=n_items, n_user_ids=1, n_item_ids=1, item_bag_width=1, fold_in=fold_in,
         n_neighbour_dims=0, dim=2,
     )  # fmt: skip
     model.build()
     nothing = np.zeros((n_items, 0), np.float32)
     bag = Bag(np.zeros((n_items, 1), np.int32), np.zeros((n_items, 1), np.float32))
-    model.set_items(ClosedForms(np.ones((n_items, 1), np.float32), nothing, nothing), bag)
+    model.set_items(ClosedForms(np.ones((1, n_items, 1), np.float32), nothing, nothing), bag)
     asked = {
         "history": np.array([[0, 1]], np.int32),
         "feature_ids": np.zeros((1, 1), np.int32),
@@ -220,16 +231,14 @@ def test_a_model_of_a_tiny_catalogue_can_be_asked(n_items: int) -> None:
 # Its layers
 
 
-def test_the_layer_folds_in_as_the_factorisation_does() -> None:
-    layer = FoldIn(N_ITEMS, 3, unseen_weight=FACTORS.unseen_weight, reg=FACTORS.reg)
+def test_the_layer_scores_as_the_mean_over_the_members_of_the_factorisation() -> None:
+    layer = FoldIn(N_ITEMS, **FOLD_IN)
     layer.build()
     layer.assign(ITEM_VECTORS)
-    touched = np.zeros((BATCH, N_ITEMS), np.float32)
-    for row, items in enumerate(HISTORY):
-        touched[row, items[items < PAD]] = 1
-    expected = fold_in(sp.csr_matrix(touched), ITEM_VECTORS, FACTORS)
+    expected = mean_over_members(touched_items())
     found = np.asarray(layer(HISTORY))
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert found.shape == (BATCH, N_MEMBERS * 3)
+    np.testing.assert_allclose(found @ np.asarray(layer.item_vectors()).T, expected, atol=1e-4)
     assert not found[2].any()
 
 

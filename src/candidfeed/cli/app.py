@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from candidfeed import __version__
-from candidfeed.cli import build, describe, evaluate, fetch, recommend, reference
+from candidfeed.cli import build, describe, evaluate, fetch, recommend, reference, synth
 from candidfeed.cli.output import console
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command()(evaluate.evaluate)
 app.command()(reference.reference)
 app.command()(build.build)
 app.command()(recommend.recommend)
+app.command()(synth.synth)
 
 
 def _print_version(wanted: bool) -> None:

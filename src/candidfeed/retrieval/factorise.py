@@ -28,9 +28,9 @@ class FactorSettings:
     """
 
     dim: int = 64
-    unseen_weight: float = 0.1
-    reg: float = 0.03
-    n_iterations: int = 10
+    unseen_weight: float = 0.2
+    reg: float = 0.02
+    n_iterations: int = 6
 
     def __post_init__(self) -> None:
         if min(self.dim, self.unseen_weight, self.reg, self.n_iterations) <= 0:

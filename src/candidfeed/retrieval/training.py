@@ -1,9 +1,11 @@
 """Fit the two-tower model: closed-form start, then full softmax on hidden parts of histories."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
+import jax
 import keras
 import numpy as np
 from numpy.typing import NDArray
@@ -11,24 +13,21 @@ from numpy.typing import NDArray
 from candidfeed.data.features import Bag
 from candidfeed.data.histories import Histories
 from candidfeed.data.interactions import Interactions
-from candidfeed.retrieval.closed_forms import (
-    ClosedFormSettings,
-    choose_closed_forms,
-    fit_closed_forms,
-)
+from candidfeed.retrieval.closed_form_choice import choose_closed_forms
+from candidfeed.retrieval.closed_forms import ClosedFormSettings, fit_closed_forms
 from candidfeed.retrieval.two_tower import (
     OUT_OF_SOFTMAX,
     HiddenItemsSoftmax,
     HiddenNdcg,
     TwoTower,
 )
+from candidfeed.retrieval.validation import NDCG_K, Asked, rank
 
 MAX_HISTORY = 1024
 # A step of training costs as much as its longest history; few are longer than this.
 MAX_TRAINED_HISTORY = 256
-_VALIDATION_K = 50
 _USERS_AT_ONCE = 64
-_MAX_VALIDATION_USERS = 4096
+_MIN_WIDTH = 32
 _VALIDATION_BATCH = 256
 # Keras takes a number here too, but is typed for text alone.
 _QUIET: dict[str, Any] = {"verbose": 0}
@@ -57,14 +56,6 @@ class TowerSettings:
     n_epochs: int = 40
     batch_size: int = 128
     patience: int = 3
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Users who are asked for: what is known of them, and what they did next."""
-
-    known: Interactions
-    target: Interactions
 
 
 @dataclass(frozen=True)
@@ -98,18 +89,55 @@ class TowerScorer:
     user_bag: Bag
 
     def scores(self, users: NDArray[np.integer]) -> NDArray[np.float32]:
-        """float32 [len(users), n_items]."""
-        parts = []
-        for start in range(0, len(users), _USERS_AT_ONCE):
-            part = users[start : start + _USERS_AT_ONCE]
-            # One shape for every call: the model is compiled once.
-            padded = np.resize(part, _USERS_AT_ONCE)
-            parts.append(self.model.predict_on_batch(self._inputs(padded))[: len(part)])
-        return np.concatenate(parts)
+        """float32 [len(users), n_items]; a user's do not depend on who else is asked for."""
+        found = np.empty((len(users), len(self.item_vectors)), np.float32)
+        for places, vectors in self._encoded(users):
+            found[places] = (vectors @ self.item_vectors.T)[: len(places)]
+        return found
 
-    def _inputs(self, users: NDArray[np.integer]) -> dict[str, NDArray[np.generic]]:
+    def user_vectors(self, users: NDArray[np.integer]) -> NDArray[np.float32]:
+        """float32 [len(users), dim]."""
+        found = np.empty((len(users), self.item_vectors.shape[1]), np.float32)
+        for places, vectors in self._encoded(users):
+            found[places] = vectors[: len(places)]
+        return found
+
+    def _encoded(
+        self, users: NDArray[np.integer]
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+        """Places in `users`, and vectors float32 [_USERS_AT_ONCE, dim] that begin with theirs."""
+        # Users whose histories need about the same room go together: padding costs as much as
+        # events do, and the function is compiled once for each shape.
+        lengths = np.maximum(self.history.lengths[users], _MIN_WIDTH)
+        widths = 2 ** np.ceil(np.log2(lengths)).astype(np.int64)
+        for width in np.unique(widths):
+            alike = np.flatnonzero(widths == width)
+            for start in range(0, len(alike), _USERS_AT_ONCE):
+                places = alike[start : start + _USERS_AT_ONCE]
+                padded = np.resize(users[places], _USERS_AT_ONCE)
+                yield places, self._encode(self._inputs(padded, int(width)))
+
+    @cached_property
+    def item_vectors(self) -> NDArray[np.float32]:
+        """float32 [n_items, dim]."""
+        return np.asarray(self.model.item_vectors())
+
+    @cached_property
+    def _encode(self) -> Callable[[dict[str, Any]], NDArray[np.float32]]:
+        variables = self.model.variables
+
+        @jax.jit
+        def encode(values: list[Any], inputs: dict[str, Any]) -> Any:
+            state = list(zip(variables, values, strict=True))
+            with keras.StatelessScope(state_mapping=state):
+                return self.model.user_vectors(inputs)
+
+        values = [variable.value for variable in variables]
+        return lambda inputs: np.asarray(encode(values, inputs))
+
+    def _inputs(self, users: NDArray[np.integer], width: int) -> dict[str, NDArray[np.generic]]:
         return {
-            "history": self.history.items[users],
+            "history": self.history.items[users, :width],
             "feature_ids": self.user_bag.ids[users],
             "feature_weights": self.user_bag.weights[users],
         }
@@ -191,7 +219,7 @@ def fit_tower(
         n_user_ids=n_user_ids,
         n_item_ids=n_item_ids,
         item_bag_width=item_bag.ids.shape[1],
-        factors=asdict(settings.closed.factors),
+        fold_in=_fold_in(settings.closed),
         n_neighbour_dims=settings.closed.n_neighbour_dims,
         dim=settings.dim,
     )
@@ -199,7 +227,7 @@ def fit_tower(
     model.set_items(fit_closed_forms(train, settings.closed, seed=seed), item_bag)
     optimizer = keras.optimizers.AdamW(settings.learning_rate, weight_decay=settings.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["log_scale", "bias"])
-    metric = HiddenNdcg(_VALIDATION_K)
+    metric = HiddenNdcg(NDCG_K)
     model.compile(optimizer=optimizer, loss=HiddenItemsSoftmax(), metrics=[metric])
     history = Histories.of(train, max_length=MAX_HISTORY)
     batches = HiddenHistories(
@@ -213,11 +241,15 @@ def fit_tower(
 
 
 def choose_closed(train: Interactions, asked: Asked, *, seed: int) -> ClosedFormSettings:
-    """The closed forms that rank a validation part best (nDCG@50 over users, known removed)."""
+    """The closed forms that rank a validation part best."""
     known = asked.known.matrix
-    return choose_closed_forms(
-        train, known, lambda scores: validation_ndcg(scores, asked), seed=seed
-    )
+    return choose_closed_forms(train, known, lambda scores: rank(scores, asked).worth, seed=seed)
+
+
+def _fold_in(closed: ClosedFormSettings) -> dict[str, Any]:
+    factors = closed.factors
+    return {"dim": factors.dim, "n_members": closed.n_members,
+            "unseen_weight": factors.unseen_weight, "reg": closed.asked_reg}  # fmt: skip
 
 
 def _fit_validated(
@@ -265,23 +297,10 @@ def _run(
     return {name: list(values) for name, values in fitted.history.items()}
 
 
-def validation_ndcg(
-    scores: Callable[[NDArray[np.int32]], NDArray[np.float32]], asked: Asked
-) -> float:
-    """nDCG@50 over the users of a validation part, known items removed; at most 4,096 users."""
-    metric = HiddenNdcg(_VALIDATION_K)
-    users = np.unique(asked.target.user)[:_MAX_VALIDATION_USERS]
-    for start in range(0, len(users), 512):
-        part = users[start : start + 512]
-        metric.update_state(_labels(asked, part), scores(part))
-    mean: Any = metric.result()
-    return float(mean)
-
-
 def _validation_batch(
     asked: Asked, user_bag: Bag
 ) -> tuple[dict[str, NDArray[np.generic]], NDArray[np.float32]]:
-    users = np.unique(asked.target.user)[:_MAX_VALIDATION_USERS]
+    users = asked.users
     known = Histories.of(asked.known, max_length=MAX_HISTORY)
     inputs = {
         "history": known.items[users],

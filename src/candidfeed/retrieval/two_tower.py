@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from candidfeed.data.features import Bag
 from candidfeed.retrieval.closed_forms import ClosedForms
-from candidfeed.retrieval.factorise import FactorSettings
 
 Tensor = Any
 # Keras' functions are typed as if they could return None.
@@ -47,43 +46,62 @@ class BagEmbedding(keras.layers.Layer):
 class FoldIn(keras.layers.Layer):
     """The user vector that fits a history best, given fixed item vectors, in closed form.
 
-    One ridge regression of `dim` unknowns a user: a new click or a new user needs no training.
+    One ridge regression of `dim` unknowns a user and member: a new click or a new user needs no
+    training. The product with the item vectors is the mean over the members.
 
-    Input: item rows int32 [batch, length], `n_items` is padding. Output: float32 [batch, dim];
-    zeros for an empty history.
+    Input: item rows int32 [batch, length], `n_items` is padding. Output: float32
+    [batch, n_members * dim]; zeros for an empty history.
 
     Source: Rendle et al., RecSys 2022 (iALS++, the user's half-step).
     """
 
     def __init__(
-        self, n_items: int, dim: int, *, unseen_weight: float, reg: float, **kwargs: Any
+        self,
+        n_items: int,
+        dim: int,
+        *,
+        n_members: int,
+        unseen_weight: float,
+        reg: float,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.n_items, self.dim = n_items, dim
+        self.n_items, self.dim, self.n_members = n_items, dim, n_members
         self.unseen_weight, self.reg = unseen_weight, reg
 
     def build(self, input_shape: Any = None) -> None:
         fixed = {"initializer": "zeros", "trainable": False}
-        self.items = self.add_weight(shape=(self.n_items + 1, self.dim), name="items", **fixed)
-        self.gram = self.add_weight(shape=(self.dim, self.dim), name="gram", **fixed)
+        members, dim = self.n_members, self.dim
+        self.items = self.add_weight(shape=(members, self.n_items + 1, dim), name="items", **fixed)
+        self.gram = self.add_weight(shape=(members, dim, dim), name="gram", **fixed)
         self.built = True
 
     def assign(self, items: NDArray[np.float32]) -> None:
-        """Take these item vectors, float32 [n_items, dim]."""
-        self.items.assign(np.vstack([items, np.zeros((1, self.dim), np.float32)]))
-        self.gram.assign(self.unseen_weight * (items.T @ items))
+        """Take these item vectors, float32 [n_members, n_items, dim]."""
+        self.items.assign(np.pad(items, ((0, 0), (0, 1), (0, 0))))
+        self.gram.assign(self.unseen_weight * (items.transpose(0, 2, 1) @ items))
+
+    def item_vectors(self) -> Tensor:
+        """float32 [n_items, n_members * dim]."""
+        items = ops.transpose(self.items[:, : self.n_items], (1, 0, 2))
+        return ops.reshape(items, (self.n_items, self.n_members * self.dim))
 
     def call(self, history: Tensor) -> Tensor:
-        own = ops.take(self.items, history, axis=0)
+        own = ops.take(self.items, history, axis=1)
         count = ops.sum(ops.cast(history < self.n_items, "float32"), axis=1)
         ridge = self.reg * (count + self.unseen_weight * self.n_items)
-        left = ops.matmul(ops.transpose(own, (0, 2, 1)), own) + self.gram
+        left = ops.matmul(ops.transpose(own, (0, 1, 3, 2)), own) + self.gram[:, None]
         left = left + ridge[:, None, None] * ops.eye(self.dim)
-        return ops.solve(left, ops.sum(own, axis=1)[..., None])[..., 0]
+        right = ops.sum(own, axis=2)[..., None] / self.n_members
+        lower = ops.cholesky(left)
+        half = ops.solve_triangular(lower, right, lower=True)
+        solved = ops.solve_triangular(ops.transpose(lower, (0, 1, 3, 2)), half)
+        solved = ops.transpose(solved[..., 0], (1, 0, 2))
+        return ops.reshape(solved, (-1, self.n_members * self.dim))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "n_items": self.n_items, "dim": self.dim,
-                "unseen_weight": self.unseen_weight, "reg": self.reg}  # fmt: skip
+        names = ("n_items", "dim", "n_members", "unseen_weight", "reg")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 @keras.saving.register_keras_serializable("candidfeed")
@@ -104,7 +122,7 @@ class TwoTower(keras.Model):
         n_items: rows of the item vocabulary.
         n_user_ids, n_item_ids: feature ids of users and items, padding included.
         item_bag_width: feature ids an item.
-        factors: the fold-in part, as `FactorSettings` in a dict.
+        fold_in: the fold-in part: what `FoldIn` takes beside the number of items.
         n_neighbour_dims: length of the neighbour part; 0 leaves it out.
         dim: length of the learned part.
     """
@@ -116,7 +134,7 @@ class TwoTower(keras.Model):
         n_user_ids: int,
         n_item_ids: int,
         item_bag_width: int,
-        factors: dict[str, Any],
+        fold_in: dict[str, Any],
         n_neighbour_dims: int,
         dim: int,
         **kwargs: Any,
@@ -124,10 +142,9 @@ class TwoTower(keras.Model):
         super().__init__(**kwargs)
         self.n_neighbour_dims = n_neighbour_dims
         self.n_items, self.n_user_ids, self.n_item_ids = n_items, n_user_ids, n_item_ids
-        self.item_bag_width, self.factors, self.dim = item_bag_width, dict(factors), dim
-        settings = FactorSettings(**factors)
-        self.fold_in = FoldIn(n_items, settings.dim, unseen_weight=settings.unseen_weight,
-                              reg=settings.reg, name="fold_in")  # fmt: skip
+        self.item_bag_width, self.dim = item_bag_width, dim
+        self.fold_in_settings = dict(fold_in)
+        self.fold_in = FoldIn(n_items, **fold_in, name="fold_in")
         self.user_features = BagEmbedding(n_user_ids, dim, name="user_features")
         self.history_features = BagEmbedding(n_item_ids, dim, name="history_features")
         small = keras.initializers.RandomNormal(stddev=0.05, seed=keras.random.SeedGenerator(0))
@@ -163,7 +180,7 @@ class TwoTower(keras.Model):
         self.bag_weights.assign(bag.weights)
 
     def user_vectors(self, inputs: dict[str, Tensor]) -> Tensor:
-        """float32 [batch, factors.dim + n_neighbour_dims + dim + 1]."""
+        """float32 [batch, fold_in + n_neighbour_dims + dim + 1]."""
         history = inputs["history"]
         learned = self.history_table + self.history_features(self.bag_ids, self.bag_weights)
         table = ops.concatenate([self.neighbour_in, learned], axis=1)
@@ -177,19 +194,18 @@ class TwoTower(keras.Model):
         return ops.concatenate([closed, own, ops.ones_like(count)], axis=1)
 
     def item_vectors(self) -> Tensor:
-        """float32 [n_items, factors.dim + n_neighbour_dims + dim + 1]."""
+        """float32 [n_items, fold_in + n_neighbour_dims + dim + 1]."""
         learned = self.item_table + self.item_features(self.bag_ids, self.bag_weights)
-        closed = self.fold_in.items[: self.n_items]
-        parts = [closed, self.neighbour_out, learned, self.item_bias[:, None]]
+        parts = [self.fold_in.item_vectors(), self.neighbour_out, learned, self.item_bias[:, None]]
         return ops.concatenate(parts, axis=1)
 
     def call(self, inputs: dict[str, Tensor]) -> Tensor:
         return ops.matmul(self.user_vectors(inputs), ops.transpose(self.item_vectors()))
 
     def get_config(self) -> dict[str, Any]:
-        names = ("n_items", "n_user_ids", "n_item_ids", "item_bag_width")
-        names += ("factors", "n_neighbour_dims", "dim")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        names = ("n_items", "n_user_ids", "n_item_ids", "item_bag_width", "n_neighbour_dims", "dim")
+        own = {name: getattr(self, name) for name in names}
+        return {**super().get_config(), **own, "fold_in": self.fold_in_settings}
 
 
 @keras.saving.register_keras_serializable("candidfeed")

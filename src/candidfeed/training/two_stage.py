@@ -33,14 +33,13 @@ from candidfeed.ranking.training import (
 from candidfeed.retrieval.closed_forms import MAX_NEIGHBOUR_ITEMS
 from candidfeed.retrieval.neighbours import Ease, ItemKnn
 from candidfeed.retrieval.training import (
-    Asked,
     FittedTower,
     TowerScorer,
     TowerSettings,
     choose_closed,
     fit_tower,
-    validation_ndcg,
 )
+from candidfeed.retrieval.validation import Asked, rank
 from candidfeed.training.side_features import SideFeatures, side_features
 
 MAX_ITEMS = 200_000
@@ -328,7 +327,7 @@ def _choose_neighbour(inner: Split, asked: Asked) -> float | None:
     if len(inner.items) > MAX_NEIGHBOUR_ITEMS:
         return None
     scored = {
-        l2: validation_ndcg(Ease.fit(inner.train, known=inner.known, l2=l2).scores, asked)
+        l2: rank(Ease.fit(inner.train, known=inner.known, l2=l2).scores, asked).ndcg
         for l2 in _EASE_L2
     }
     return max(scored, key=scored.__getitem__)

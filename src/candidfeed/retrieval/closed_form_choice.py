@@ -1,0 +1,212 @@
+"""Which closed forms suit a log: a climb through their settings, judged by a validation part."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import log
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from candidfeed.data.interactions import Interactions
+from candidfeed.retrieval.closed_forms import (
+    MAX_NEIGHBOUR_ITEMS,
+    ClosedFormSettings,
+    fit_members,
+    low_rank_ease,
+)
+from candidfeed.retrieval.factorise import FactorSettings, fold_in
+from candidfeed.retrieval.validation import Scores
+
+# Sparse logs want a small weight of the unseen and strong regularisation, dense ones the opposite.
+# An unseen pair never weighs more than an observed one.
+_UNSEEN_WEIGHTS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_REGS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5)
+# Times the regularisation of the fit.
+_ASKED_TIMES = (1.0, 2.0, 3.0, 5.0, 10.0)
+_FIRST_DIM = 32
+_DIMS = (16, 32, 64, 128, 256, 512)
+# The averaged members of a small catalogue fit in vectors of this length together.
+_MEMBER_DIMS = 256
+_MAX_MEMBERS = 8
+_MAX_MEMBER_ITEMS = 20_000
+# Low on purpose: 16 to 64 dimensions rank unseen items as well as all of EASE, and unlike it they
+# do not push down what the user has touched.
+_NEIGHBOUR_DIMS = 32
+_L2 = (300.0, 1000.0, 3000.0)
+_NEIGHBOUR_WEIGHTS = (0.3, 0.6, 1.0, 2.0)
+_CHOOSING_ITERATIONS = 4
+_CHOOSING_MEMBERS = 4
+# Members that are looser than a single factorisation should be are only seen to be better together.
+_CLIMBING_MEMBERS = 2
+# A larger model has to be better by this share to be worth its cost.
+_MIN_GAIN = 0.002
+
+Floats = NDArray[np.float32]
+# How well scores rank a validation part; higher is better, and above 0.
+Worth = Callable[[Scores], float]
+# From settings to those a place up (1) or down (-1); None where there are none.
+Step = Callable[[ClosedFormSettings, int], ClosedFormSettings | None]
+
+
+def choose_closed_forms(
+    train: Interactions, known: sp.csr_matrix, worth: Worth, *, seed: int
+) -> ClosedFormSettings:
+    """The settings that rank a validation part best: regularisation, then size, then neighbours.
+
+    Args:
+        known: what each user is known to have touched when asked for, CSR [n_users, n_items].
+        worth: of scores, on the validation part.
+    """
+    largest = max(1, train.n_items // 2)
+    is_small = train.n_items <= _MAX_MEMBER_ITEMS
+    first = _first(train, largest)
+    n_members = _CLIMBING_MEMBERS if is_small else 1
+    chosen = ClosedFormSettings(first, n_members, asked_reg=first.reg)
+    if train.n_items <= _FIRST_DIM:
+        return chosen
+    trials = _Trials(train, known, worth, seed)
+    chosen = trials.climb(chosen, [_step_unseen, _step_reg, _step_across])
+    chosen = trials.climb(chosen, [partial(_step_dim, largest=largest)])
+    if is_small:
+        n_members = min(_MAX_MEMBERS, _MEMBER_DIMS // chosen.factors.dim)
+        chosen = replace(chosen, n_members=max(1, n_members))
+    if train.n_items <= MAX_NEIGHBOUR_ITEMS:
+        chosen = _with_neighbours(trials, chosen, min(_NEIGHBOUR_DIMS, largest))
+    return trials.climb(chosen, [_step_asked])
+
+
+def _first(train: Interactions, largest: int) -> FactorSettings:
+    """Where the climb begins: near the best of logs of 10 to 100 events a user.
+
+    Unseen items weigh together some four times what a user's events do, and regularisation is
+    about that of one event.
+    """
+    per_user = max(1.0, len(train) / max(1, np.count_nonzero(np.diff(train.matrix.indptr))))
+    return FactorSettings(
+        dim=min(_FIRST_DIM, largest),
+        unseen_weight=_nearest(_UNSEEN_WEIGHTS, 4.0 * per_user / train.n_items),
+        reg=_nearest(_REGS, 1.2 / per_user),
+    )
+
+
+@dataclass
+class _Trials:
+    """What was tried so far, and how well it ranked."""
+
+    train: Interactions
+    known: sp.csr_matrix
+    worth: Worth
+    seed: int
+    reached: dict[ClosedFormSettings, float] = field(default_factory=dict)
+    fitted: dict[tuple[FactorSettings, int], Floats] = field(default_factory=dict)
+    neighbours: dict[float, tuple[Floats, Floats]] = field(default_factory=dict)
+
+    def climb(self, start: ClosedFormSettings, steps: Sequence[Step]) -> ClosedFormSettings:
+        """On from `start` by the step that gains most, while one gains.
+
+        A step that gained is taken again and again before another is tried.
+        """
+        best = start
+        while True:
+            ways = [(step, up) for step in steps for up in (-1, 1)]
+            ahead = [(self.of(there), step, up, there) for step, up in ways
+                     if (there := step(best, up)) is not None]  # fmt: skip
+            if not ahead:
+                return best
+            reached, step, up, there = max(ahead, key=lambda one: one[0])
+            if reached <= self.of(best) * (1 + _MIN_GAIN):
+                return best
+            while there is not None and self.of(there) > self.of(best) * (1 + _MIN_GAIN):
+                best, there = there, step(there, up)
+
+    def of(self, settings: ClosedFormSettings) -> float:
+        """The worth of the scores that these settings give, fitted briefly."""
+        if settings not in self.reached:
+            self.reached[settings] = self.worth(self._scores(settings))
+        return self.reached[settings]
+
+    def _scores(self, settings: ClosedFormSettings) -> Scores:
+        members = self._members(settings)
+        users = [fold_in(self.known, items, settings.asked) for items in members]
+        user_vectors = np.concatenate(users, axis=1) / np.float32(len(members))
+        item_vectors = np.concatenate(list(members), axis=1)
+        if settings.n_neighbour_dims:
+            user_part, item_part = self._neighbours(settings)
+            weight = np.float32(settings.neighbour_weight)
+            user_vectors = np.concatenate([user_vectors, weight * user_part], axis=1)
+            item_vectors = np.concatenate([item_vectors, item_part], axis=1)
+        return lambda rows: user_vectors[rows] @ item_vectors.T
+
+    def _members(self, settings: ClosedFormSettings) -> Floats:
+        factors = replace(settings.factors, n_iterations=_CHOOSING_ITERATIONS)
+        n_members = min(settings.n_members, _CHOOSING_MEMBERS)
+        if (factors, n_members) not in self.fitted:
+            # Only the last one is kept: the next trial may ask it in another way.
+            members = fit_members(self.train, factors, n_members, seed=self.seed)
+            self.fitted = {(factors, n_members): members}
+        return self.fitted[factors, n_members]
+
+    def _neighbours(self, settings: ClosedFormSettings) -> tuple[Floats, Floats]:
+        """Neighbour vectors of users and items."""
+        if settings.l2 not in self.neighbours:
+            left, right = low_rank_ease(self.train, l2=settings.l2, rank=settings.n_neighbour_dims)
+            user_vectors: Any = self.known @ left
+            self.neighbours[settings.l2] = user_vectors, right
+        return self.neighbours[settings.l2]
+
+
+def _with_neighbours(trials: _Trials, alone: ClosedFormSettings, rank: int) -> ClosedFormSettings:
+    """The best weight and l2 of a neighbour part, if one helps; of equal ones the lightest."""
+    best = alone
+    for l2 in _L2:
+        for weight in _NEIGHBOUR_WEIGHTS:
+            one = replace(alone, n_neighbour_dims=rank, l2=l2, neighbour_weight=weight)
+            if trials.of(one) > trials.of(best) * (1 + _MIN_GAIN):
+                best = one
+    return best
+
+
+def _nearest(choices: Sequence[float], value: float) -> float:
+    return min(choices, key=lambda choice: abs(log(choice / value)))
+
+
+def _moved(choices: Sequence[float], value: float, by: int) -> float | None:
+    """The choice `by` places after the one nearest to `value`; None where the choices end."""
+    place = choices.index(_nearest(choices, value)) + by
+    return choices[place] if 0 <= place < len(choices) else None
+
+
+def _step_asked(one: ClosedFormSettings, up: int) -> ClosedFormSettings | None:
+    times = _moved(_ASKED_TIMES, one.asked_reg / one.factors.reg, up)
+    return None if times is None else replace(one, asked_reg=times * one.factors.reg)
+
+
+def _step_unseen(one: ClosedFormSettings, up: int) -> ClosedFormSettings | None:
+    weight = _moved(_UNSEEN_WEIGHTS, one.factors.unseen_weight, up)
+    if weight is None:
+        return None
+    return replace(one, factors=replace(one.factors, unseen_weight=weight))
+
+
+def _step_reg(one: ClosedFormSettings, up: int) -> ClosedFormSettings | None:
+    """Regularised more or less, the one who is asked for in proportion."""
+    reg = _moved(_REGS, one.factors.reg, up)
+    if reg is None:
+        return None
+    factors = replace(one.factors, reg=reg)
+    return replace(one, factors=factors, asked_reg=reg * one.asked_reg / one.factors.reg)
+
+
+def _step_across(one: ClosedFormSettings, up: int) -> ClosedFormSettings | None:
+    """One strength for the other: what a row without events is pulled by stays about the same."""
+    there = _step_unseen(one, up)
+    return None if there is None else _step_reg(there, -up)
+
+
+def _step_dim(one: ClosedFormSettings, up: int, *, largest: int) -> ClosedFormSettings | None:
+    choices = [dim for dim in _DIMS if dim <= max(largest, one.factors.dim)]
+    dim = _moved(choices, one.factors.dim, up)
+    return None if dim is None else replace(one, factors=replace(one.factors, dim=int(dim)))
