@@ -25,3 +25,9 @@ class ReleaseError(CandidfeedError):
 
 class FetchError(CandidfeedError):
     """A data set could not be fetched, or what came is not what was expected."""
+
+
+class TrainingError(CandidfeedError):
+    """Training can't go on: what it computes is no longer a number."""
+
+    exit_code = 1

@@ -5,16 +5,18 @@ import pickletools
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import scipy.sparse as sp
 
 from candidfeed.data.load import load_dataset
 from candidfeed.data.splits import make_split
+from candidfeed.data.tables import Dataset
 from candidfeed.errors import ReleaseError
 from candidfeed.feed.pipeline import recommend
 from candidfeed.feed.served import Neighbours, Served
@@ -22,7 +24,8 @@ from candidfeed.release import bundle
 from candidfeed.release.bundle import encode, read_release
 from candidfeed.release.export import export_pair
 from candidfeed.release.storage import read_directory, write_directory
-from candidfeed.training.two_stage import TwoStageSettings, fit_two_stage
+from candidfeed.retrieval.index import IndexSettings
+from candidfeed.training.two_stage import TwoStage, TwoStageSettings, fit_two_stage
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -87,6 +90,79 @@ def test_a_release_of_a_log_without_ratings_and_times_serves(tmp_path: Path) -> 
     assert {(slot.p_like, slot.rating) for slot in slate.slots} == {(None, None)}
     assert all(np.isfinite(slot.value) for slot in slate.slots)
     assert all("rat" not in slot.reason for slot in slate.slots)
+
+
+# A large catalogue
+
+LISTS = IndexSettings(exact_below=10, recall_k=20)
+
+
+@pytest.fixture(scope="module")
+def tiny_with_lists(tiny: Dataset, tiny_whole: TwoStage) -> Served:
+    """The tiny world, exported as if its catalogue were large."""
+    return export_pair(tiny, tiny_whole, index_settings=LISTS)
+
+
+def test_a_release_of_a_large_catalogue_carries_an_index_that_is_mapped(
+    tiny_with_lists: Served, tmp_path: Path
+) -> None:
+    found = read_release(written(tiny_with_lists, tmp_path / "r"))
+    folder = read_directory(tmp_path / "r").path
+    assert found.index.report == tiny_with_lists.index.report
+    assert isinstance(found.item_vectors, np.memmap)
+    np.testing.assert_array_equal(found.item_vectors, tiny_with_lists.item_vectors)
+    assert {path.name for path in folder.glob("index*")} == {
+        "index.faiss",
+        "index.json",
+        "index.safetensors",
+        "index-vectors.npy",
+    }
+    arrays = safetensors.numpy.load_file(folder / "arrays.safetensors")
+    assert "item_vectors" not in arrays
+    for row in range(0, 58, 7):
+        person = found.person(found.users.id_of(row))
+        slates = [
+            recommend(served, person, k=10, now_s=person.last_time_s)
+            for served in (found, tiny_with_lists)
+        ]
+        assert slates[0].slots == slates[1].slots
+
+
+def test_a_release_says_how_much_of_exact_search_its_index_finds(
+    tiny_with_lists: Served, tiny_exported: Served
+) -> None:
+    for served, kind in ((tiny_with_lists, "inverted"), (tiny_exported, "exact")):
+        content = encode(served)["config.json"]
+        assert isinstance(content, bytes)
+        told = json.loads(content)["index"]
+        assert told == asdict(served.index.report)
+        assert told["kind"] == kind
+    # Of the 58 users with a past one half tunes, the other measures.
+    assert tiny_with_lists.index.report.n_held_out == 29
+    assert tiny_with_lists.index.report.recall > 0.9
+    assert tiny_exported.index.report.recall == 1
+
+
+def test_a_changed_byte_in_the_index_is_refused_before_it_is_read(
+    tiny_with_lists: Served, tmp_path: Path
+) -> None:
+    written(tiny_with_lists, tmp_path / "r")
+    path = read_directory(tmp_path / "r").path / "index.faiss"
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    with pytest.raises(ReleaseError, match=r"index\.faiss: sha256 expected"):
+        read_release(tmp_path / "r")
+
+
+@pytest.mark.parametrize("name", ["index.faiss", "index.json", "index-vectors.npy"])
+def test_a_release_without_a_part_of_its_index_is_told_as_of_another_version(
+    tiny_with_lists: Served, tmp_path: Path, name: str
+) -> None:
+    files = encode(tiny_with_lists)
+    del files[name]
+    write_directory(tmp_path / "r", files, {})
+    with pytest.raises(ReleaseError, match=r"was built by candidfeed .* build it again"):
+        read_release(tmp_path / "r")
 
 
 # What was not built is refused

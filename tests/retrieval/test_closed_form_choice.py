@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from candidfeed.data.features import Bag
 from candidfeed.data.interactions import Interactions
 from candidfeed.retrieval import closed_form_choice as module
 from candidfeed.retrieval.closed_form_choice import choose_closed_forms
 from candidfeed.retrieval.closed_forms import ClosedFormSettings, fit_closed_forms
+from candidfeed.retrieval.content import Content
 from candidfeed.retrieval.factorise import FactorSettings, fold_in
 from candidfeed.retrieval.validation import Asked, Scores, rank
 
@@ -30,8 +32,13 @@ def random_log(n_items: int = N_ITEMS) -> Interactions:
     return log_of(np.random.default_rng(1).random((N_USERS, n_items)) < 0.2)
 
 
+def content_of(train: Interactions) -> Content:
+    nothing = np.zeros((train.n_items, 1))
+    return Content.of(Bag(nothing.astype(np.int32), nothing.astype(np.float32)), train.item)
+
+
 def scores_of(train: Interactions, settings: ClosedFormSettings) -> np.ndarray:
-    closed = fit_closed_forms(train, settings, seed=SEED)
+    closed = fit_closed_forms(train, content_of(train), settings, seed=SEED)
     folded = [fold_in(train.matrix, one, settings.asked) @ one.T for one in closed.items]
     neighbours = (train.matrix @ closed.neighbour_in) @ closed.neighbour_out.T
     return np.mean(folded, axis=0) + neighbours
@@ -66,13 +73,11 @@ def test_the_climb_ends_at_what_the_measure_wants(
     factors = FactorSettings(32, unseen_weight, reg)
     wanted = ClosedFormSettings(factors, 8, reg, 32, l2, neighbour_weight)
     # The parts are chosen one after the other, so the first is judged without the last.
-    alone = choose_closed_forms(
-        train, train.matrix, CloserTo(scores_of(train, replace(wanted, n_neighbour_dims=0))),
-        seed=SEED,
-    )  # fmt: skip
+    folded = CloserTo(scores_of(train, replace(wanted, n_neighbour_dims=0)))
+    alone = choose_closed_forms(train, content_of(train), train.matrix, folded, seed=SEED)
     assert (alone.factors, alone.n_members, alone.n_neighbour_dims) == (factors, 8, 0)
     measure = CloserTo(scores_of(train, wanted))
-    chosen = choose_closed_forms(train, train.matrix, measure, seed=SEED)
+    chosen = choose_closed_forms(train, content_of(train), train.matrix, measure, seed=SEED)
     assert chosen.n_neighbour_dims == 32
     # No setting that was tried is better by more than what counts as a gain.
     chosen_worth = measure_of(train, chosen, measure)
@@ -86,7 +91,9 @@ def measure_of(train: Interactions, settings: ClosedFormSettings, measure: Close
 
 def test_where_nothing_gains_the_first_settings_stay() -> None:
     train = random_log()
-    chosen = choose_closed_forms(train, train.matrix, lambda _scores: 0.5, seed=SEED)
+    chosen = choose_closed_forms(
+        train, content_of(train), train.matrix, lambda _scores: 0.5, seed=SEED
+    )
     per_user = len(train) / N_USERS
     assert chosen.n_neighbour_dims == 0
     assert chosen.factors.dim == 32
@@ -109,17 +116,21 @@ def test_above_a_limit_of_items_no_neighbours_and_one_member(
     train = random_log()
     monkeypatch.setattr(module, "MAX_NEIGHBOUR_ITEMS", N_ITEMS - 1)
     monkeypatch.setattr(module, "_MAX_MEMBER_ITEMS", N_ITEMS - 1)
-    monkeypatch.delattr(module, "low_rank_ease")
-    chosen = choose_closed_forms(train, train.matrix, lambda _scores: 0.5, seed=SEED)
+    monkeypatch.delattr(module, "neighbour_tables")
+    chosen = choose_closed_forms(
+        train, content_of(train), train.matrix, lambda _scores: 0.5, seed=SEED
+    )
     assert (chosen.n_neighbour_dims, chosen.n_members) == (0, 1)
 
 
 @pytest.mark.parametrize("n_items", [2, 3, 5, 33])
 def test_tiny_catalogues_get_settings_that_can_be_fitted(n_items: int) -> None:
     train = random_log(n_items)
-    chosen = choose_closed_forms(train, train.matrix, lambda _scores: 0.5, seed=SEED)
+    chosen = choose_closed_forms(
+        train, content_of(train), train.matrix, lambda _scores: 0.5, seed=SEED
+    )
     assert 1 <= chosen.factors.dim <= max(1, n_items // 2)
-    closed = fit_closed_forms(train, chosen, seed=SEED)
+    closed = fit_closed_forms(train, content_of(train), chosen, seed=SEED)
     assert closed.items.shape == (chosen.n_members, n_items, chosen.factors.dim)
     assert np.isfinite(closed.items).all()
 
@@ -131,7 +142,11 @@ def test_what_is_chosen_ranks_hidden_events_of_two_groups_far_above_chance() -> 
     hidden = touched & (rng.random(touched.shape) < 0.2)
     asked = Asked(log_of(touched & ~hidden), log_of(hidden))
     chosen = choose_closed_forms(
-        asked.known, asked.known.matrix, lambda scores: rank(scores, asked).worth, seed=SEED
+        asked.known,
+        content_of(asked.known),
+        asked.known.matrix,
+        lambda scores: rank(scores, asked).worth,
+        seed=SEED,
     )
     scores = scores_of(asked.known, chosen)
     chance = rank(lambda rows: rng.random((len(rows), N_ITEMS)).astype(np.float32), asked)

@@ -215,7 +215,7 @@ def test_tiny_catalogues_are_chosen_for_fitted_and_asked(n_items: int) -> None:
     log = random_log(n_items=n_items)
     train, held = log.take(np.arange(len(log)) % 4 > 0), log.take(np.arange(len(log)) % 4 == 0)
     asked = Asked(train, held)
-    closed = choose_closed(train, asked, seed=1)
+    closed = choose_closed(train, bag_of(n_items), asked, seed=1)
     fitted = fit(train, replace(SETTINGS, closed=closed), validation=asked)
     scores = fitted.scorer(train).scores(np.arange(N_USERS))
     assert scores.shape == (N_USERS, n_items)

@@ -222,7 +222,8 @@ class Oracle:
         by_other = shares[0] * popular + shares[1] * fresh + shares[2] * explored
         in_cluster = np.maximum(lots.cluster_size[tick, known.cluster[items]], 1)
         likes_nothing = asked.likes_nothing(lots, settings)
-        return likes * (tickets / in_cluster) + likes_nothing * popular, by_other
+        by_taste = likes * (tickets / in_cluster) + likes_nothing * popular
+        return by_taste.astype(np.float32, copy=False), by_other
 
 
 _Score = Callable[[UsersAt, Rows, Floats], Floats]

@@ -19,7 +19,7 @@ from candidfeed.data.interactions import Interactions
 from candidfeed.data.vocabulary import UNKNOWN, Vocabulary
 from candidfeed.feed.exported import ExportedFunction
 from candidfeed.ranking.inputs import RankerSpace
-from candidfeed.retrieval.index import ExactIndex
+from candidfeed.retrieval.index import VectorIndex
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
@@ -154,7 +154,7 @@ class Served:
         user_bag: features of every user.
         pasts: what every user is known to have done.
         items: one row an item: `item_id`, `title`, and what else is known of it.
-        item_vectors: stage one's side of the items, float32 [n_items, dim].
+        index: stage one's side of the items.
         tower: history and features of a user to a vector, float32 [1, dim].
         neighbours: the item-to-item model.
         space: what the ranker knows of items, ratings and time.
@@ -169,7 +169,7 @@ class Served:
     user_bag: Bag
     pasts: Pasts
     items: pl.DataFrame
-    item_vectors: Floats
+    index: VectorIndex
     tower: ExportedFunction
     neighbours: Neighbours
     space: RankerSpace
@@ -179,9 +179,10 @@ class Served:
     def n_items(self) -> int:
         return len(self.items)
 
-    @cached_property
-    def index(self) -> ExactIndex:
-        return ExactIndex.build(self.item_vectors)
+    @property
+    def item_vectors(self) -> Floats:
+        """As they were built, float32 [n_items, dim]."""
+        return self.index.base.vectors
 
     @cached_property
     def affinity_table(self) -> Floats:

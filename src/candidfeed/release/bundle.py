@@ -8,6 +8,8 @@
     neighbours.safetensors  item-to-item weights, dense or as CSR
     tower.stablehlo         stage one's user side, and its weights in tower.safetensors
     ranker.stablehlo        stage two, and its weights in ranker.safetensors
+    index.*                 of a large catalogue: the item vectors and their lists, mapped into
+                            memory (`retrieval/index_files.py`); a small one has its vectors above
     report.json             how good it is, beside the baselines; written by the build
 
 Nothing here runs code that a file brings: no pickle, and every file's hash is checked first.
@@ -32,7 +34,10 @@ from candidfeed.errors import ReleaseError
 from candidfeed.feed.exported import ExportedFunction
 from candidfeed.feed.served import FeedSettings, Neighbours, Pasts, Served
 from candidfeed.ranking.inputs import ItemStatistics, RankerSpace, RatingScale
-from candidfeed.release.storage import read_directory
+from candidfeed.release.storage import FileContent, read_directory
+from candidfeed.retrieval.index import VectorIndex
+from candidfeed.retrieval.index_files import files_of, open_checked
+from candidfeed.retrieval.index_state import EXACT
 
 REPORT = "report.json"
 _FUNCTIONS = ("tower", "ranker")
@@ -41,7 +46,7 @@ Arrays = dict[str, NDArray[Any]]
 _Struct = TypeVar("_Struct")
 
 
-def encode(served: Served) -> dict[str, bytes]:
+def encode(served: Served) -> dict[str, FileContent]:
     """The content of each file, by name; the report is not among them."""
     space = served.space
     config = {
@@ -49,19 +54,24 @@ def encode(served: Served) -> dict[str, bytes]:
         "like_at": space.scale.like_at,
         "mean_rating": space.scale.mean,
         "n_item_ids": space.n_item_ids,
+        "index": asdict(served.index.report),
     }
     arrays = {
         **_flat("user_bag", served.user_bag),
         **_flat("item_bag", space.item_bag),
         **_flat("pasts", served.pasts),
         **_flat("statistics", space.items),
-        "item_vectors": served.item_vectors,
         "rating.levels": space.scale.levels,
         "rating.shares": space.scale.shares,
         "time_edges": space.time_edges,
     }
     maps = {"users": served.user_map.to_json(), "items": served.item_map.to_json()}
-    files = {
+    files: dict[str, FileContent] = {}
+    if served.index.report.kind == EXACT:
+        arrays["item_vectors"] = served.item_vectors
+    else:
+        files |= files_of(served.index.parts)
+    files |= {
         "config.json": encode_json(config),
         "features.json": encode_json(maps),
         "users.parquet": _parquet(served.users.ids.rename("user_id").to_frame()),
@@ -94,7 +104,9 @@ def read_release(target: Path) -> Served:
     opened = read_directory(target)
     try:
         return _decode(opened.path, release_id=opened.release_id)
-    except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
+    except (
+        KeyError, TypeError, ValueError, FileNotFoundError, pl.exceptions.PolarsError,
+    ) as error:  # fmt: skip
         raise ReleaseError(
             f"{opened.path}: was built by candidfeed {opened.candidfeed_version}, whose files this "
             f"version can't read ({type(error).__name__}: {error}); build it again"
@@ -127,12 +139,18 @@ def _decode(folder: Path, *, release_id: str) -> Served:
         user_bag=_struct("user_bag", Bag, arrays),
         pasts=_struct("pasts", Pasts, arrays),
         items=_table(folder / "items.parquet"),
-        item_vectors=arrays["item_vectors"],
+        index=_index(folder, config["index"], arrays),
         neighbours=_neighbours_of(_load(folder / "neighbours.safetensors")),
         space=space,
         tower=_function(folder, "tower"),
         ranker=_function(folder, "ranker"),
     )
+
+
+def _index(folder: Path, report: dict[str, Any], arrays: Arrays) -> VectorIndex:
+    if report["kind"] == EXACT:
+        return VectorIndex.compare_all(arrays["item_vectors"])
+    return VectorIndex(open_checked(folder))
 
 
 def _function(folder: Path, name: str) -> ExportedFunction:

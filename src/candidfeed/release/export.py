@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,10 +16,11 @@ from candidfeed.data.splits import Split
 from candidfeed.data.tables import Dataset, Feature
 from candidfeed.errors import ReleaseError
 from candidfeed.feed.exported import Arrays, ExportedFunction
-from candidfeed.feed.scoring import tower_inputs, user_state
-from candidfeed.feed.served import FeedSettings, Neighbours, Pasts, Person, Served
+from candidfeed.feed.scoring import tower_inputs, user_state, user_vector
+from candidfeed.feed.served import FeedSettings, Floats, Neighbours, Pasts, Person, Served
 from candidfeed.ranking.inputs import DENSE_FEATURES, RankerSpace, ranker_inputs
 from candidfeed.ranking.inputs import MAX_HISTORY as MAX_RANKER_HISTORY
+from candidfeed.retrieval.index import DEFAULT_INDEX, N_QUERIES, IndexSettings, VectorIndex
 from candidfeed.retrieval.neighbours import Ease
 from candidfeed.retrieval.training import MAX_HISTORY as MAX_TOWER_HISTORY
 from candidfeed.training.two_stage import Neighbour, TwoStage
@@ -28,7 +30,9 @@ from candidfeed.training.two_stage import Neighbour, TwoStage
 _WIDTH_STEP = 64
 
 
-def export_pair(dataset: Dataset, pair: TwoStage) -> Served:
+def export_pair(
+    dataset: Dataset, pair: TwoStage, *, index_settings: IndexSettings = DEFAULT_INDEX
+) -> Served:
     """Both stages, and what they know of users and items, as they are served.
 
     Raises:
@@ -37,10 +41,10 @@ def export_pair(dataset: Dataset, pair: TwoStage) -> Served:
     split, features, space = pair.split, pair.features, pair.ranker.space
     pasts = Pasts.of(split.known)
     settings = _settings(dataset, pair, pasts)
-    anyone = Person(0, 0, _first(features.user_bag), pasts.of_user(0))
+    anyone = _person(features.user_bag, pasts, 0)
     item_vectors = np.asarray(pair.tower.model.item_vectors())
     _require_finite("the item tower", {"item vectors": item_vectors})
-    return Served(
+    served = Served(
         release_id="",
         settings=settings,
         users=split.users,
@@ -49,7 +53,7 @@ def export_pair(dataset: Dataset, pair: TwoStage) -> Served:
         user_bag=features.user_bag,
         pasts=pasts,
         items=_shown_items(dataset, split),
-        item_vectors=item_vectors,
+        index=VectorIndex.compare_all(item_vectors),
         tower=export_function(
             pair.tower.model,
             pair.tower.model.user_vectors,
@@ -63,6 +67,11 @@ def export_pair(dataset: Dataset, pair: TwoStage) -> Served:
             _ranker_example(space, anyone, settings),
         ),
     )
+    if len(item_vectors) < index_settings.exact_below:
+        return served
+    users = _some_user_vectors(served, n=N_QUERIES)
+    index = VectorIndex.build(item_vectors, queries=users, settings=index_settings)
+    return replace(served, index=index)
 
 
 def export_function(
@@ -110,6 +119,19 @@ def _no_file_names() -> Iterator[None]:
         jax.config.update(name, limit)
 
 
+def _some_user_vectors(served: Served, *, n: int) -> Floats:
+    """What the index will be asked for: users with a past, at random, float32 [at most n, dim]."""
+    with_past = np.flatnonzero(np.diff(served.pasts.ends, prepend=0))
+    drawn = np.random.default_rng(0).permutation(with_past)[:n]
+    people = (_person(served.user_bag, served.pasts, int(row)) for row in drawn)
+    return np.stack([user_vector(served, person) for person in people])
+
+
+def _person(user_bag: Bag, pasts: Pasts, row: int) -> Person:
+    """As the feed sees them, but for the id, which no model reads."""
+    return Person(row, row, Bag(user_bag.ids[[row]], user_bag.weights[[row]]), pasts.of_user(row))
+
+
 def _settings(dataset: Dataset, pair: TwoStage, pasts: Pasts) -> FeedSettings:
     longest = int(np.diff(pasts.ends, prepend=0).max())
     n_candidates = min(pair.settings.n_candidates, pair.ranker.space.n_items)
@@ -125,10 +147,6 @@ def _settings(dataset: Dataset, pair: TwoStage, pasts: Pasts) -> FeedSettings:
 
 def _rounded_up(n: int) -> int:
     return -(-n // _WIDTH_STEP) * _WIDTH_STEP
-
-
-def _first(bag: Bag) -> Bag:
-    return Bag(bag.ids[:1], bag.weights[:1])
 
 
 def _ranker_example(space: RankerSpace, person: Person, settings: FeedSettings) -> Arrays:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from candidfeed import __version__
+from candidfeed.data.whole_files import flush_folder, replace_file
 from candidfeed.errors import ReleaseError
 from candidfeed.release.manifest import (
     CHANGED,
@@ -116,21 +117,6 @@ def read_directory(target: Path) -> OpenedDirectory:
     except OSError as error:
         place = error.filename or target
         raise ReleaseError(f"{place}: can't be read: {error.strerror or error}") from error
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put `content` at `path` in one step: a reader, or a crash, finds the old file or the new."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with beside.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    _flush_folder(path.parent)
 
 
 # Before a build: is the folder ours to write to?
@@ -237,7 +223,7 @@ def _add_generation(
         pointer = Pointer(release_id(number, manifest_sha256), manifest_sha256)
         with _reported(target, "putting the new release in force"):
             folder = folder.rename(target / pointer.release_id)
-            _flush_folder(target)
+            flush_folder(target)
             replace_file(target / POINTER, pointer.encode())
     except BaseException:
         # An interrupt can come when the new release is in force already: then it must stay.
@@ -259,7 +245,7 @@ def _fill(folder: Path, files: Mapping[str, FileContent], manifest: Mapping[str,
     listing = Listing(candidfeed_version=__version__, files=entries, release=dict(manifest))
     with _reported(folder.parent, f"writing {MANIFEST!r}"):
         sealed = _write(folder / MANIFEST, listing.encode())
-        _flush_folder(folder)
+        flush_folder(folder)
     return sealed.sha256
 
 
@@ -396,11 +382,3 @@ def _compare(path: Path, what: str, expected: object, came: object) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,8 +15,9 @@ from candidfeed.retrieval.closed_forms import (
     MAX_NEIGHBOUR_ITEMS,
     ClosedFormSettings,
     fit_members,
-    low_rank_ease,
+    neighbour_tables,
 )
+from candidfeed.retrieval.content import Content
 from candidfeed.retrieval.factorise import FactorSettings, fold_in
 from candidfeed.retrieval.validation import Scores
 
@@ -52,7 +53,7 @@ Step = Callable[[ClosedFormSettings, int], ClosedFormSettings | None]
 
 
 def choose_closed_forms(
-    train: Interactions, known: sp.csr_matrix, worth: Worth, *, seed: int
+    train: Interactions, content: Content, known: sp.csr_matrix, worth: Worth, *, seed: int
 ) -> ClosedFormSettings:
     """The settings that rank a validation part best: regularisation, then size, then neighbours.
 
@@ -67,7 +68,7 @@ def choose_closed_forms(
     chosen = ClosedFormSettings(first, n_members, asked_reg=first.reg)
     if train.n_items <= _FIRST_DIM:
         return chosen
-    trials = _Trials(train, known, worth, seed)
+    trials = _Trials(train, content, known, worth, seed)
     chosen = trials.climb(chosen, [_step_unseen, _step_reg, _step_across])
     chosen = trials.climb(chosen, [partial(_step_dim, largest=largest)])
     if is_small:
@@ -97,6 +98,7 @@ class _Trials:
     """What was tried so far, and how well it ranked."""
 
     train: Interactions
+    content: Content
     known: sp.csr_matrix
     worth: Worth
     seed: int
@@ -145,14 +147,16 @@ class _Trials:
         n_members = min(settings.n_members, _CHOOSING_MEMBERS)
         if (factors, n_members) not in self.fitted:
             # Only the last one is kept: the next trial may ask it in another way.
-            members = fit_members(self.train, factors, n_members, seed=self.seed)
+            members = fit_members(self.train, self.content, factors, n_members, seed=self.seed)
             self.fitted = {(factors, n_members): members}
         return self.fitted[factors, n_members]
 
     def _neighbours(self, settings: ClosedFormSettings) -> tuple[Floats, Floats]:
         """Neighbour vectors of users and items."""
         if settings.l2 not in self.neighbours:
-            left, right = low_rank_ease(self.train, l2=settings.l2, rank=settings.n_neighbour_dims)
+            left, right = neighbour_tables(
+                self.train, self.content, l2=settings.l2, rank=settings.n_neighbour_dims
+            )
             user_vectors: Any = self.known @ left
             self.neighbours[settings.l2] = user_vectors, right
         return self.neighbours[settings.l2]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import svds
 
 from candidfeed.data.interactions import Interactions
+from candidfeed.retrieval.content import Content
 from candidfeed.retrieval.factorise import FactorSettings, factorise
 from candidfeed.retrieval.neighbours import Ease
 
@@ -61,22 +62,39 @@ class ClosedForms:
 
 
 def fit_closed_forms(
-    train: Interactions, settings: ClosedFormSettings, *, seed: int
+    train: Interactions, content: Content, settings: ClosedFormSettings, *, seed: int
 ) -> ClosedForms:
-    members = fit_members(train, settings.factors, settings.n_members, seed=seed)
+    members = fit_members(train, content, settings.factors, settings.n_members, seed=seed)
     if settings.n_neighbour_dims == 0:
         nothing = np.zeros((train.n_items, 0), np.float32)
         return ClosedForms(members, nothing, nothing)
-    left, right = low_rank_ease(train, l2=settings.l2, rank=settings.n_neighbour_dims)
+    left, right = neighbour_tables(train, content, l2=settings.l2, rank=settings.n_neighbour_dims)
     return ClosedForms(members, settings.neighbour_weight * left, right)
 
 
 def fit_members(
-    train: Interactions, settings: FactorSettings, n_members: int, *, seed: int
+    train: Interactions,
+    content: Content,
+    settings: FactorSettings,
+    n_members: int,
+    *,
+    seed: int,
 ) -> Floats:
-    """Item vectors of independent factorisations, float32 [n_members, n_items, dim]."""
+    """Item vectors of independent factorisations, float32 [n_members, n_items, dim].
+
+    Items that nobody touched get those that their content leads to expect.
+    """
     starts = np.random.default_rng(seed).spawn(n_members)
-    return np.stack([factorise(train.matrix, settings, rng=rng) for rng in starts])
+    members = [factorise(train.matrix, settings, rng=rng) for rng in starts]
+    return np.stack([content.completed(items) for items in members])
+
+
+def neighbour_tables(
+    train: Interactions, content: Content, *, l2: float, rank: int
+) -> tuple[Floats, Floats]:
+    """What `low_rank_ease` gives; items that nobody touched are found by their content."""
+    left, right = low_rank_ease(train, l2=l2, rank=rank)
+    return left, content.completed(right)
 
 
 def low_rank_ease(train: Interactions, *, l2: float, rank: int) -> tuple[Floats, Floats]:

@@ -15,6 +15,7 @@ from candidfeed.data.histories import Histories
 from candidfeed.data.interactions import Interactions
 from candidfeed.retrieval.closed_form_choice import choose_closed_forms
 from candidfeed.retrieval.closed_forms import ClosedFormSettings, fit_closed_forms
+from candidfeed.retrieval.content import Content
 from candidfeed.retrieval.two_tower import (
     OUT_OF_SOFTMAX,
     HiddenItemsSoftmax,
@@ -224,7 +225,8 @@ def fit_tower(
         dim=settings.dim,
     )
     model.build()
-    model.set_items(fit_closed_forms(train, settings.closed, seed=seed), item_bag)
+    content = Content.of(item_bag, train.item)
+    model.set_items(fit_closed_forms(train, content, settings.closed, seed=seed), item_bag)
     optimizer = keras.optimizers.AdamW(settings.learning_rate, weight_decay=settings.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["log_scale", "bias"])
     metric = HiddenNdcg(NDCG_K)
@@ -240,10 +242,14 @@ def fit_tower(
     return FittedTower(model, replace(settings, n_epochs=best), curves, user_bag)
 
 
-def choose_closed(train: Interactions, asked: Asked, *, seed: int) -> ClosedFormSettings:
+def choose_closed(
+    train: Interactions, item_bag: Bag, asked: Asked, *, seed: int
+) -> ClosedFormSettings:
     """The closed forms that rank a validation part best."""
-    known = asked.known.matrix
-    return choose_closed_forms(train, known, lambda scores: rank(scores, asked).worth, seed=seed)
+    content = Content.of(item_bag, train.item)
+    return choose_closed_forms(
+        train, content, asked.known.matrix, lambda scores: rank(scores, asked).worth, seed=seed
+    )
 
 
 def _fold_in(closed: ClosedFormSettings) -> dict[str, Any]:

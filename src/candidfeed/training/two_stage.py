@@ -127,7 +127,7 @@ def fit_two_stage(
     clock.start("choose retrieval")
     inner = inner_split(split, seed=seed)
     asked = Asked(inner.known, inner.test)
-    closed = choose_closed(inner.train, asked, seed=seed)
+    closed = choose_closed(inner.train, features.item_bag, asked, seed=seed)
     tower_settings = replace(settings.tower, closed=closed)
     inner_tower = _fit_tower(inner.train, features, tower_settings, seed, asked)
     neighbour_settings = _choose_neighbour(inner, asked)

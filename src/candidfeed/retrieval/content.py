@@ -1,0 +1,73 @@
+"""Vectors of items that nobody has touched yet, from what is known of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from candidfeed.data.features import Bag
+
+# Of more feature ids only the most frequent speak: the map is solved in memory.
+_MAX_IDS = 4_000
+_L2 = 3.0
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Content:
+    """The features of all items, and how often each was touched.
+
+    Attributes:
+        features: float32 CSR [n_items, n]; the last column is 1 for every item.
+        n_events: int64 [n_items].
+    """
+
+    features: sp.csr_matrix
+    n_events: NDArray[np.int64]
+
+    @staticmethod
+    def of(bag: Bag, item: NDArray[np.integer]) -> "Content":
+        """Features of every item, and the items of the events."""
+        rows, places = np.nonzero(bag.weights)
+        ids, weights = bag.ids[rows, places], bag.weights[rows, places]
+        counts = np.bincount(ids)
+        spoken = np.sort(np.argsort(-counts, kind="stable")[:_MAX_IDS])
+        column = np.full(len(counts), -1)
+        column[spoken] = np.arange(len(spoken))
+        keep = column[ids] >= 0
+        cells = (weights[keep], (rows[keep], column[ids[keep]]))
+        features = sp.csr_matrix(cells, shape=(len(bag), len(spoken)), dtype=np.float32)
+        constant = np.ones((len(bag), 1), np.float32)
+        n_events = np.bincount(item, minlength=len(bag)).astype(np.int64)
+        return Content(sp.csr_matrix(sp.hstack([features, constant])), n_events)
+
+    def completed(self, vectors: Floats, *, l2: float = _L2) -> Floats:
+        """The same with a vector for each untouched item: what its features lead to expect.
+
+        A ridge regression of the touched items' vectors on their features. An item weighs the root
+        of its events: equal weights would expect of every new item that hardly anyone wants it,
+        which most old ones are, and weights by events that everyone does.
+
+        Args:
+            vectors: float32 [n_items, dim].
+            l2: pull of each feature's part to 0, in items of mean weight; > 0.
+
+        Returns:
+            float32 [n_items, dim]; `vectors` itself where every item was touched or none was.
+        """
+        is_touched = self.n_events > 0
+        if is_touched.all() or not is_touched.any():
+            return vectors
+        weight = np.sqrt(self.n_events[is_touched])
+        known = self.features[is_touched].astype(np.float64)
+        weighted = sp.diags(weight / weight.mean()) @ known
+        left = (known.T @ weighted).toarray()
+        # The constant is the mean of all items; it is not pulled.
+        pulled = np.arange(len(left) - 1)
+        left[pulled, pulled] += l2
+        effects = np.linalg.solve(left, weighted.T @ vectors[is_touched])
+        whole = vectors.copy()
+        whole[~is_touched] = self.features[~is_touched] @ effects
+        return whole
