@@ -306,6 +306,22 @@ def test_given_without_a_valid_part_holds_out_a_random_fifth_of_each_user():
     assert inner.test_rows_sha256 != other.test_rows_sha256
 
 
+# item-cold
+
+
+def test_item_cold_moves_all_rows_of_a_tenth_of_the_items_to_test():
+    rows = [(user, item, None, None) for user in range(6) for item in range(25)]
+    split = make_split(dataset_of(rows), "item-cold", seed=3)
+    new = set(split.test.item.tolist())
+    assert len(new) == 3
+    assert not new & set(split.train.item.tolist())
+    assert len(split.test) == 3 * 6
+    inner = inner_split(split, seed=3)
+    assert inner.protocol == "item-cold"
+    assert len(set(inner.test.item.tolist())) == 3
+    assert not set(inner.test.item.tolist()) & (set(inner.train.item.tolist()) | new)
+
+
 # inner_split
 
 

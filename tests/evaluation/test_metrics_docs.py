@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from candidfeed.evaluation import report
 from candidfeed.evaluation.bootstrap import N_REPLICATES
+from candidfeed.evaluation.cold_items import AMONG_NEW
 from candidfeed.evaluation.list_metrics import LIST_LENGTH, evaluate_lists
 from candidfeed.evaluation.ranking_metrics import KS, TOP_KS, evaluate_ranking
 from candidfeed.evaluation.rating_metrics import N_BINS, evaluate_likes, evaluate_ratings
@@ -31,7 +32,7 @@ def computed_names():
     user, ones = np.array([0]), np.array([1.0])
     ratings = evaluate_ratings(user, ones, ones)
     likes = evaluate_likes(user, np.array([True]), ones)
-    return [*ranking.figures, *lists, *ratings, *likes]
+    return [*ranking.figures, *lists, *ratings, *likes, *AMONG_NEW]
 
 
 def section(heading):

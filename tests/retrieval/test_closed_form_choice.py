@@ -116,7 +116,7 @@ def test_above_a_limit_of_items_no_neighbours_and_one_member(
     train = random_log()
     monkeypatch.setattr(module, "MAX_NEIGHBOUR_ITEMS", N_ITEMS - 1)
     monkeypatch.setattr(module, "_MAX_MEMBER_ITEMS", N_ITEMS - 1)
-    monkeypatch.delattr(module, "neighbour_tables")
+    monkeypatch.delattr(module, "low_rank_ease")
     chosen = choose_closed_forms(
         train, content_of(train), train.matrix, lambda _scores: 0.5, seed=SEED
     )

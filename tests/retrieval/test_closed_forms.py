@@ -71,9 +71,7 @@ def test_fitted_parts_are_the_members_and_the_weighted_neighbours() -> None:
     settings = ClosedFormSettings(factors, 3, n_neighbour_dims=4, l2=20.0, neighbour_weight=2.0)
     closed = fit_closed_forms(train, content_of(train), settings, seed=SEED)
     left, right = low_rank_ease(train, l2=20.0, rank=4)
-    np.testing.assert_array_equal(
-        closed.items, fit_members(train, content_of(train), factors, 3, seed=SEED)
-    )
+    np.testing.assert_array_equal(closed.items, fit_members(train, factors, 3, seed=SEED))
     np.testing.assert_array_equal(closed.neighbour_in, 2 * left)
     np.testing.assert_array_equal(closed.neighbour_out, right)
     alone = fit_closed_forms(train, content_of(train), ClosedFormSettings(factors), seed=SEED)
@@ -82,14 +80,12 @@ def test_fitted_parts_are_the_members_and_the_weighted_neighbours() -> None:
 
 def test_members_differ_and_the_first_ones_do_not_depend_on_how_many_there_are() -> None:
     train, factors = random_log(), FactorSettings(dim=5)
-    four = fit_members(train, content_of(train), factors, 4, seed=SEED)
+    four = fit_members(train, factors, 4, seed=SEED)
     assert four.shape == (4, N_ITEMS, 5)
-    np.testing.assert_array_equal(
-        fit_members(train, content_of(train), factors, 2, seed=SEED), four[:2]
-    )
+    np.testing.assert_array_equal(fit_members(train, factors, 2, seed=SEED), four[:2])
     scores = [items @ items.T for items in four]
     assert all(np.abs(scores[0] - other).max() > 1e-3 for other in scores[1:])
-    assert (fit_members(train, content_of(train), factors, 1, seed=SEED + 1) != four[:1]).any()
+    assert (fit_members(train, factors, 1, seed=SEED + 1) != four[:1]).any()
 
 
 def test_one_who_is_asked_for_is_regularised_on_their_own() -> None:
@@ -101,7 +97,9 @@ def test_an_item_that_nobody_touched_is_found_by_its_content_in_every_part() -> 
     touched = random_log().matrix.toarray()
     touched[:, 8] = 0
     train = log_of(touched)
-    settings = ClosedFormSettings(FactorSettings(dim=4), 2, n_neighbour_dims=4, l2=20.0)
+    settings = ClosedFormSettings(
+        FactorSettings(dim=4), 2, n_neighbour_dims=4, l2=20.0, new_item_weight=1.0
+    )
     closed = fit_closed_forms(train, content_of(train), settings, seed=SEED)
     alike = touched.any(axis=0) & (np.arange(N_ITEMS) % 2 == 0)
     for vectors in (*closed.items, closed.neighbour_out):

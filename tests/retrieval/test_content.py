@@ -34,12 +34,19 @@ def test_new_items_get_the_weighted_ridge_regression_and_the_others_keep_theirs(
     np.testing.assert_allclose(completed[10:], design[10:] @ effects, atol=1e-5)
 
 
-def test_without_features_a_new_item_is_the_weighted_mean_of_the_others() -> None:
+def test_without_features_a_new_item_keeps_what_it_had() -> None:
     nothing = Bag(np.zeros((N_ITEMS, 1), np.int32), np.zeros((N_ITEMS, 1), np.float32))
-    completed = Content.of(nothing, ITEM).completed(VECTORS)
-    weight = np.sqrt(np.bincount(ITEM))
-    expected = np.average(VECTORS[:10], axis=0, weights=weight)
-    np.testing.assert_allclose(completed[10:], np.tile(expected, (2, 1)), atol=1e-5)
+    content = Content.of(nothing, ITEM)
+    assert not content.is_needed
+    assert content.completed(VECTORS) is VECTORS
+
+
+def test_a_new_items_vector_is_multiplied_by_its_weight() -> None:
+    content = Content.of(BAG, ITEM)
+    assert content.is_needed
+    once, half = content.completed(VECTORS), content.completed(VECTORS, weight=0.5)
+    np.testing.assert_allclose(half[10:], 0.5 * once[10:], atol=1e-6)
+    np.testing.assert_array_equal(half[:10], VECTORS[:10])
 
 
 @pytest.mark.parametrize("item", [np.arange(N_ITEMS), np.empty(0, np.int64)])

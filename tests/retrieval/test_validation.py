@@ -37,7 +37,7 @@ def test_ndcg_leaves_known_items_out_and_top_seen_does_not(
     assert ranked.ndcg == pytest.approx((1 / log2(4) + 1 / log2(3)) / 2)
     assert ranked.top == 1.0
     assert ranked.top_seen == 0.5
-    assert ranked.worth == pytest.approx(ranked.ndcg + 0.75)
+    assert ranked.worth == pytest.approx(ranked.ndcg + 0.5 + 0.125)
 
 
 def test_the_ideal_list_of_many_targets_is_as_long_as_the_list(

@@ -21,6 +21,7 @@ PROTOCOLS = {
     "per-user-last": "each user's last 20 % by time is test",
     "temporal": "global 80 % time cut; the first half of a test user's rows is given as history",
     "leave-last-one": "each user's last event is test",
+    "item-cold": "a tenth of the items, drawn with the seed, is new: all of their rows are test",
     "given": "the data set's own train, valid and test parts",
 }
 _NEED_TIMES = ("temporal", "per-user-last", "leave-last-one")
@@ -125,6 +126,7 @@ def make_split(dataset: Dataset, protocol: str | None = None, *, seed: int = 42)
           happened; rows of one instant are never parted. Of a user's later rows n // 2 are
           history, so that each of these users has a test row.
       leave-last-one: one row of each user with at least two.
+      item-cold: ceil(n / 10) of the items that have rows, but never all of them.
     Rows of one user at one instant keep the order of the source.
 
     `test_rows_sha256` is the SHA-256 of one line per test row, sorted by their UTF-8 bytes, each
@@ -157,7 +159,8 @@ def inner_split(split: Split, *, seed: int) -> Split:
     takes the data set's own validation part as test, or where there is none a random fifth of
     each user's rows (ceil, never a user's only row). Where a small train part leaves the protocol
     with nothing to learn from or to predict, the cut is `random`, and `protocol` says so.
-    The seed matters for `random`, `keras-notebook` and `given` (without a validation part).
+    The seed matters for `random`, `keras-notebook`, `item-cold` and `given` (without a validation
+    part).
 
     Raises:
         DataError: train holds fewer than two rows.
@@ -314,6 +317,13 @@ def _random(log: Interactions, seed: int) -> _Cut:
     return _mask_cut(test)
 
 
+def _item_cold(log: Interactions, seed: int) -> _Cut:
+    items = np.unique(log.item)
+    n_new = min(-(-len(items) // 10), max(0, len(items) - 1))
+    new = np.random.default_rng(seed).choice(items, n_new, replace=False)
+    return _mask_cut(np.isin(log.item, new))
+
+
 def _keras_notebook(log: Interactions, _seed: int) -> _Cut:
     by_item = np.argsort(log.item, kind="stable")
     shuffled = by_item[np.random.RandomState(0).permutation(len(log))]
@@ -378,6 +388,7 @@ _CUTS: dict[str, Callable[[Interactions, int], _Cut]] = {
     "per-user-last": _per_user_last,
     "temporal": _temporal,
     "leave-last-one": _leave_last_one,
+    "item-cold": _item_cold,
 }
 
 

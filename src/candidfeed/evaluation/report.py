@@ -22,7 +22,11 @@ DEEP_MODELS = ("two-stage", "retrieval", "ranker")
 # What each deep model is judged by: the list that people see, the candidates, the rating.
 CLAIMS = (("two-stage", "ndcg@10"), ("retrieval", "top@100"), ("ranker", "mse"))
 LOWER_IS_BETTER = frozenset({"rmse", "mse", "mae", "logloss", "ece"})
-COLUMNS = ("top@100", "top@100/seen", "recall@20", "ndcg@10", "ndcg@20", "mse", "mae")
+COLUMNS = (
+    "top@100", "top@100/seen", "top@10/new", "recall@20", "ndcg@10", "ndcg@20", "mse", "mae",
+)  # fmt: skip
+# Columns that say little under a protocol, so that the table fits.
+_NOT_UNDER = {"item-cold": ("top@100/seen", "recall@20", "ndcg@20")}
 HEADLINES = ("ndcg@10", "mse")
 
 
@@ -231,7 +235,9 @@ def _table(report: EvaluationReport) -> Table:
     columns = [
         name
         for name in COLUMNS
-        if name in measured and (name != "ndcg@20" or report.protocol == "given")
+        if name in measured
+        and (name != "ndcg@20" or report.protocol == "given")
+        and name not in _NOT_UNDER.get(report.protocol, ())
     ]
     headline = next((name for name in HEADLINES if name in measured), None)
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)

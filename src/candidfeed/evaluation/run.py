@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from candidfeed.data.features import Bag
 from candidfeed.data.splits import Split, check_no_leak, make_split
 from candidfeed.data.tables import Dataset
+from candidfeed.evaluation import cold_items
 from candidfeed.evaluation.baselines import fit_baselines, why_left_out
 from candidfeed.evaluation.bootstrap import Figure
 from candidfeed.evaluation.list_metrics import evaluate_lists
@@ -16,8 +18,15 @@ from candidfeed.evaluation.rating_baselines import fit_rating_baselines
 from candidfeed.evaluation.rating_metrics import evaluate_likes, evaluate_ratings
 from candidfeed.evaluation.report import EvaluationReport, SeedRun, summarise
 from candidfeed.ranking.inputs import RankerSpace
+from candidfeed.retrieval.training import TowerSettings
 from candidfeed.training.scorers import RankEverything, TwoStageScorer, predict_ratings
-from candidfeed.training.two_stage import TwoStage, TwoStageSettings, fit_two_stage, rated_rows
+from candidfeed.training.two_stage import (
+    TwoStage,
+    TwoStageSettings,
+    fit_retrieval,
+    fit_two_stage,
+    rated_rows,
+)
 
 # Above this many (user, item) pairs, ranking everything is left out: it is what stage one is for.
 MAX_RANKED_PAIRS = 50_000_000
@@ -70,6 +79,37 @@ def evaluate(
     return summary, evaluations
 
 
+def evaluate_retrieval(
+    dataset: Dataset,
+    *,
+    protocol: str | None,
+    seed: int,
+    n_seeds: int,
+    settings: TowerSettings,
+    report: Report = lambda _step: None,
+) -> tuple[EvaluationReport, Mapping[str, str]]:
+    """Stage one alone beside the baselines, as `evaluate`: the report, and what is left out."""
+    runs, left_out, split = [], {}, None
+    for each in range(seed, seed + n_seeds):
+        split = make_split(dataset, protocol, seed=each)
+        check_no_leak(split)
+        told = _prefixed(report, f"seed {each}: " if n_seeds > 1 else "")
+        found = fit_retrieval(dataset, split, settings=settings, seed=each, report=told)
+        took = {"retrieval": sum(found.seconds.values())}
+        deep = _Deep({"retrieval": found.scorer}, took, {"retrieval": asdict(found.tower.settings)},
+                     found.features.item_bag, None)  # fmt: skip
+        measured = _measure(split, deep, seed=each, report=told)
+        runs.append(_seed_run(split, measured))
+        left_out = why_left_out(split)
+    summary = summarise(
+        runs,
+        dataset=dataset.name,
+        protocol=split.protocol if split else "",
+        rng=np.random.default_rng(seed),
+    )
+    return summary, left_out
+
+
 def evaluate_once(
     dataset: Dataset,
     split: Split,
@@ -86,32 +126,79 @@ def evaluate_once(
     check_no_leak(split)
     pair = fit_two_stage(dataset, split, settings=settings, seed=seed, report=report)
     scorers, seconds, left_out = _deep_scorers(pair)
-    chosen: dict[str, dict[str, object]] = _chosen(pair)
-    left_out |= why_left_out(split)
-    report("fit baselines")
-    for name, (scorer, took) in fit_baselines(split, seed=seed).items():
-        scorers[name], seconds[name], chosen[name] = scorer, took, dict(scorer.settings)
-    report("measure")
-    ranked = _rank(scorers, split)
-    figures = _ranking_figures(ranked, split, _item_vectors(pair.ranker.space))
+    deep = _Deep(scorers, seconds, _chosen(pair), pair.features.item_bag,
+                 _item_vectors(pair.ranker.space))  # fmt: skip
+    measured = _measure(split, deep, seed=seed, report=report)
+    figures = measured.figures
     # Known items are never its candidates: with them kept there is nothing to measure.
     own = figures["two-stage"]
     figures["two-stage"] = {k: v for k, v in own.items() if not k.endswith(_SEEN)}
     if dataset.like_at is not None:
-        _add_rating_figures(dataset.like_at, pair, figures, seconds, seed)
-    asked = ranked["two-stage"]  # of the same rows as every other model
-    run = SeedRun(
+        _add_rating_figures(dataset.like_at, pair, figures, measured.seconds, seed)
+    return Evaluation(_seed_run(split, measured), pair, left_out | why_left_out(split))
+
+
+@dataclass(frozen=True)
+class _Deep:
+    """Our own models, fitted, by name.
+
+    Attributes:
+        seconds: that their fit took, choosing included.
+        chosen: their settings.
+        item_bag: features of every item.
+        item_vectors: for the diversity of lists; None where there are none.
+    """
+
+    scorers: dict[str, Scorer]
+    seconds: dict[str, float]
+    chosen: dict[str, dict[str, object]]
+    item_bag: Bag
+    item_vectors: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """All models of one split, by name; `ranked` is how each ranks."""
+
+    ranked: dict[str, RankingFigures]
+    figures: dict[str, Figures]
+    seconds: dict[str, float]
+    chosen: dict[str, dict[str, object]]
+
+
+def _measure(split: Split, deep: _Deep, *, seed: int, report: Report) -> _Measured:
+    """Fit the baselines, and ask all for the same rows."""
+    scorers, seconds, chosen = dict(deep.scorers), dict(deep.seconds), dict(deep.chosen)
+    report("fit baselines")
+    for name, (scorer, took) in fit_baselines(split, seed=seed).items():
+        scorers[name], seconds[name], chosen[name] = scorer, took, dict(scorer.settings)
+    is_cold = split.protocol == cold_items.PROTOCOL
+    if is_cold:
+        compared = cold_items.cold_baselines(split, deep.item_bag, seed=seed)
+        for name, (scorer, took) in compared.items():
+            scorers[name], seconds[name] = scorer, took
+    report("measure")
+    ranked = _rank(scorers, split)
+    figures = _ranking_figures(ranked, split, deep.item_vectors)
+    if is_cold:
+        for name, scorer in scorers.items():
+            figures[name] |= cold_items.figures_among_new(scorer, split)
+    return _Measured(ranked, figures, seconds, chosen)
+
+
+def _seed_run(split: Split, measured: _Measured) -> SeedRun:
+    asked = next(iter(measured.ranked.values()))  # each model was asked for the same rows
+    return SeedRun(
         seed=split.seed,
         test_rows_sha256=split.test_rows_sha256,
         n_test_rows=len(split.test),
         n_test_users=asked.n_users,
-        figures=figures,
-        seconds=seconds,
-        chosen=chosen,
+        figures=measured.figures,
+        seconds=measured.seconds,
+        chosen=measured.chosen,
         n_known_targets=asked.n_known_targets,
-        n_non_finite={name: each.n_non_finite for name, each in ranked.items()},
+        n_non_finite={name: each.n_non_finite for name, each in measured.ranked.items()},
     )
-    return Evaluation(run, pair, left_out)
 
 
 def _prefixed(report: Report, prefix: str) -> Report:

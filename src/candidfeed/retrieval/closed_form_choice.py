@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from candidfeed.data.interactions import Interactions
 from candidfeed.retrieval.closed_forms import (
     MAX_NEIGHBOUR_ITEMS,
+    ClosedForms,
     ClosedFormSettings,
     fit_members,
-    neighbour_tables,
+    low_rank_ease,
+    with_new_items,
 )
 from candidfeed.retrieval.content import Content
 from candidfeed.retrieval.factorise import FactorSettings, fold_in
@@ -38,10 +40,13 @@ _MAX_MEMBER_ITEMS = 20_000
 _NEIGHBOUR_DIMS = 32
 _L2 = (300.0, 1000.0, 3000.0)
 _NEIGHBOUR_WEIGHTS = (0.3, 0.6, 1.0, 2.0)
+# No more than 1: a validation part of new items alone would put all of them before all others.
+_NEW_ITEM_WEIGHTS = (0.0, 0.5, 1.0)
 _CHOOSING_ITERATIONS = 4
 _CHOOSING_MEMBERS = 4
 # Members that are looser than a single factorisation should be are only seen to be better together.
 _CLIMBING_MEMBERS = 2
+_MAX_CLIMBING_DIM = 64
 # A larger model has to be better by this share to be worth its cost.
 _MIN_GAIN = 0.002
 
@@ -64,18 +69,22 @@ def choose_closed_forms(
     largest = max(1, train.n_items // 2)
     is_small = train.n_items <= _MAX_MEMBER_ITEMS
     first = _first(train, largest)
-    n_members = _CLIMBING_MEMBERS if is_small else 1
-    chosen = ClosedFormSettings(first, n_members, asked_reg=first.reg)
+    chosen = ClosedFormSettings(first, asked_reg=first.reg)
     if train.n_items <= _FIRST_DIM:
         return chosen
-    trials = _Trials(train, content, known, worth, seed)
+    trials = _Trials(train, content, known, worth, seed, _CLIMBING_MEMBERS if is_small else 1)
     chosen = trials.climb(chosen, [_step_unseen, _step_reg, _step_across])
-    chosen = trials.climb(chosen, [partial(_step_dim, largest=largest)])
+    sizes = [partial(_step_dim, largest=largest), partial(_step_size, largest=largest)]
+    resized = trials.climb(chosen, sizes)
+    if resized != chosen:
+        chosen = trials.climb(resized, [_step_reg, *sizes])
     if is_small:
         n_members = min(_MAX_MEMBERS, _MEMBER_DIMS // chosen.factors.dim)
         chosen = replace(chosen, n_members=max(1, n_members))
     if train.n_items <= MAX_NEIGHBOUR_ITEMS:
         chosen = _with_neighbours(trials, chosen, min(_NEIGHBOUR_DIMS, largest))
+    if content.is_needed:
+        chosen = trials.climb(chosen, [_step_new])
     return trials.climb(chosen, [_step_asked])
 
 
@@ -102,9 +111,10 @@ class _Trials:
     known: sp.csr_matrix
     worth: Worth
     seed: int
+    n_climbing: int
     reached: dict[ClosedFormSettings, float] = field(default_factory=dict)
-    fitted: dict[tuple[FactorSettings, int], Floats] = field(default_factory=dict)
-    neighbours: dict[float, tuple[Floats, Floats]] = field(default_factory=dict)
+    members: dict[tuple[FactorSettings, int], Floats] = field(default_factory=dict)
+    neighbours: dict[tuple[float, int], tuple[Floats, Floats]] = field(default_factory=dict)
 
     def climb(self, start: ClosedFormSettings, steps: Sequence[Step]) -> ClosedFormSettings:
         """On from `start` by the step that gains most, while one gains.
@@ -131,35 +141,34 @@ class _Trials:
         return self.reached[settings]
 
     def _scores(self, settings: ClosedFormSettings) -> Scores:
-        members = self._members(settings)
-        users = [fold_in(self.known, items, settings.asked) for items in members]
-        user_vectors = np.concatenate(users, axis=1) / np.float32(len(members))
-        item_vectors = np.concatenate(list(members), axis=1)
-        if settings.n_neighbour_dims:
-            user_part, item_part = self._neighbours(settings)
-            weight = np.float32(settings.neighbour_weight)
-            user_vectors = np.concatenate([user_vectors, weight * user_part], axis=1)
-            item_vectors = np.concatenate([item_vectors, item_part], axis=1)
+        closed = with_new_items(self._fitted(settings), self.content, settings.new_item_weight)
+        users = [fold_in(self.known, items, settings.asked) for items in closed.items]
+        folded = np.concatenate(users, axis=1) / np.float32(len(users))
+        summed: Any = self.known @ (settings.neighbour_weight * closed.neighbour_in)
+        user_vectors = np.concatenate([folded, summed], axis=1, dtype=np.float32)
+        item_vectors = np.concatenate([*closed.items, closed.neighbour_out], axis=1)
         return lambda rows: user_vectors[rows] @ item_vectors.T
 
-    def _members(self, settings: ClosedFormSettings) -> Floats:
+    def _fitted(self, settings: ClosedFormSettings) -> ClosedForms:
+        """Fitted briefly; the neighbours still without their weight."""
         factors = replace(settings.factors, n_iterations=_CHOOSING_ITERATIONS)
-        n_members = min(settings.n_members, _CHOOSING_MEMBERS)
-        if (factors, n_members) not in self.fitted:
+        n_members = self._n_members(settings)
+        if (factors, n_members) not in self.members:
             # Only the last one is kept: the next trial may ask it in another way.
-            members = fit_members(self.train, self.content, factors, n_members, seed=self.seed)
-            self.fitted = {(factors, n_members): members}
-        return self.fitted[factors, n_members]
+            members = fit_members(self.train, factors, n_members, seed=self.seed)
+            self.members = {(factors, n_members): members}
+        rank, key = settings.n_neighbour_dims, (settings.l2, settings.n_neighbour_dims)
+        if key not in self.neighbours:
+            nothing = np.zeros((self.train.n_items, 0), np.float32)
+            tables = low_rank_ease(self.train, l2=settings.l2, rank=rank) if rank else None
+            self.neighbours[key] = tables or (nothing, nothing)
+        return ClosedForms(self.members[factors, n_members], *self.neighbours[key])
 
-    def _neighbours(self, settings: ClosedFormSettings) -> tuple[Floats, Floats]:
-        """Neighbour vectors of users and items."""
-        if settings.l2 not in self.neighbours:
-            left, right = neighbour_tables(
-                self.train, self.content, l2=settings.l2, rank=settings.n_neighbour_dims
-            )
-            user_vectors: Any = self.known @ left
-            self.neighbours[settings.l2] = user_vectors, right
-        return self.neighbours[settings.l2]
+    def _n_members(self, settings: ClosedFormSettings) -> int:
+        """Fewer than will be fitted, but enough to show what averaging does for them."""
+        if settings.n_members > 1:
+            return min(settings.n_members, _CHOOSING_MEMBERS)
+        return self.n_climbing if settings.factors.dim <= _MAX_CLIMBING_DIM else 1
 
 
 def _with_neighbours(trials: _Trials, alone: ClosedFormSettings, rank: int) -> ClosedFormSettings:
@@ -179,13 +188,19 @@ def _nearest(choices: Sequence[float], value: float) -> float:
 
 def _moved(choices: Sequence[float], value: float, by: int) -> float | None:
     """The choice `by` places after the one nearest to `value`; None where the choices end."""
-    place = choices.index(_nearest(choices, value)) + by
+    near = value if value in choices else _nearest(choices, value)
+    place = choices.index(near) + by
     return choices[place] if 0 <= place < len(choices) else None
 
 
 def _step_asked(one: ClosedFormSettings, up: int) -> ClosedFormSettings | None:
     times = _moved(_ASKED_TIMES, one.asked_reg / one.factors.reg, up)
     return None if times is None else replace(one, asked_reg=times * one.factors.reg)
+
+
+def _step_new(one: ClosedFormSettings, up: int) -> ClosedFormSettings | None:
+    weight = _moved(_NEW_ITEM_WEIGHTS, one.new_item_weight, up)
+    return None if weight is None else replace(one, new_item_weight=weight)
 
 
 def _step_unseen(one: ClosedFormSettings, up: int) -> ClosedFormSettings | None:
@@ -214,3 +229,9 @@ def _step_dim(one: ClosedFormSettings, up: int, *, largest: int) -> ClosedFormSe
     choices = [dim for dim in _DIMS if dim <= max(largest, one.factors.dim)]
     dim = _moved(choices, one.factors.dim, up)
     return None if dim is None else replace(one, factors=replace(one.factors, dim=int(dim)))
+
+
+def _step_size(one: ClosedFormSettings, up: int, *, largest: int) -> ClosedFormSettings | None:
+    """More dimensions, regularised more: one without the other seldom gains."""
+    there = _step_dim(one, up, largest=largest)
+    return None if there is None else _step_reg(there, up)

@@ -30,6 +30,7 @@ class ClosedFormSettings:
         n_neighbour_dims: rank that EASE is cut to; 0 leaves the neighbour part out.
         l2: EASE's regularisation.
         neighbour_weight: weight of the neighbour part beside the fold-in part.
+        new_item_weight: of the vectors that items nobody touched get from their content.
     """
 
     factors: FactorSettings = field(default_factory=FactorSettings)
@@ -38,6 +39,7 @@ class ClosedFormSettings:
     n_neighbour_dims: int = 0
     l2: float = 1000.0
     neighbour_weight: float = 1.0
+    new_item_weight: float = 0.0
 
     @property
     def asked(self) -> FactorSettings:
@@ -64,37 +66,33 @@ class ClosedForms:
 def fit_closed_forms(
     train: Interactions, content: Content, settings: ClosedFormSettings, *, seed: int
 ) -> ClosedForms:
-    members = fit_members(train, content, settings.factors, settings.n_members, seed=seed)
+    members = fit_members(train, settings.factors, settings.n_members, seed=seed)
     if settings.n_neighbour_dims == 0:
-        nothing = np.zeros((train.n_items, 0), np.float32)
-        return ClosedForms(members, nothing, nothing)
-    left, right = neighbour_tables(train, content, l2=settings.l2, rank=settings.n_neighbour_dims)
-    return ClosedForms(members, settings.neighbour_weight * left, right)
+        left = right = np.zeros((train.n_items, 0), np.float32)
+    else:
+        left, right = low_rank_ease(train, l2=settings.l2, rank=settings.n_neighbour_dims)
+    return with_new_items(
+        ClosedForms(members, settings.neighbour_weight * left, right),
+        content,
+        settings.new_item_weight,
+    )
+
+
+def with_new_items(closed: ClosedForms, content: Content, weight: float) -> ClosedForms:
+    """The same with vectors of the items that nobody touched."""
+    return ClosedForms(
+        items=np.stack([content.completed(items, weight=weight) for items in closed.items]),
+        neighbour_in=closed.neighbour_in,
+        neighbour_out=content.completed(closed.neighbour_out, weight=weight),
+    )
 
 
 def fit_members(
-    train: Interactions,
-    content: Content,
-    settings: FactorSettings,
-    n_members: int,
-    *,
-    seed: int,
+    train: Interactions, settings: FactorSettings, n_members: int, *, seed: int
 ) -> Floats:
-    """Item vectors of independent factorisations, float32 [n_members, n_items, dim].
-
-    Items that nobody touched get those that their content leads to expect.
-    """
+    """Item vectors of independent factorisations, float32 [n_members, n_items, dim]."""
     starts = np.random.default_rng(seed).spawn(n_members)
-    members = [factorise(train.matrix, settings, rng=rng) for rng in starts]
-    return np.stack([content.completed(items) for items in members])
-
-
-def neighbour_tables(
-    train: Interactions, content: Content, *, l2: float, rank: int
-) -> tuple[Floats, Floats]:
-    """What `low_rank_ease` gives; items that nobody touched are found by their content."""
-    left, right = low_rank_ease(train, l2=l2, rank=rank)
-    return left, content.completed(right)
+    return np.stack([factorise(train.matrix, settings, rng=rng) for rng in starts])
 
 
 def low_rank_ease(train: Interactions, *, l2: float, rank: int) -> tuple[Floats, Floats]:

@@ -43,7 +43,14 @@ class Content:
         n_events = np.bincount(item, minlength=len(bag)).astype(np.int64)
         return Content(sp.csr_matrix(sp.hstack([features, constant])), n_events)
 
-    def completed(self, vectors: Floats, *, l2: float = _L2) -> Floats:
+    @property
+    def is_needed(self) -> bool:
+        """Whether something is known of items, and some of them were never touched."""
+        is_touched = self.n_events > 0
+        has_features = self.features.nnz > len(self.n_events)
+        return has_features and bool(is_touched.any()) and not is_touched.all()
+
+    def completed(self, vectors: Floats, *, weight: float = 1.0, l2: float = _L2) -> Floats:
         """The same with a vector for each untouched item: what its features lead to expect.
 
         A ridge regression of the touched items' vectors on their features. An item weighs the root
@@ -52,22 +59,23 @@ class Content:
 
         Args:
             vectors: float32 [n_items, dim].
+            weight: what such a vector is multiplied by.
             l2: pull of each feature's part to 0, in items of mean weight; > 0.
 
         Returns:
-            float32 [n_items, dim]; `vectors` itself where every item was touched or none was.
+            float32 [n_items, dim]; `vectors` itself where it is not needed.
         """
-        is_touched = self.n_events > 0
-        if is_touched.all() or not is_touched.any():
+        if not self.is_needed:
             return vectors
-        weight = np.sqrt(self.n_events[is_touched])
+        is_touched = self.n_events > 0
+        share = np.sqrt(self.n_events[is_touched])
         known = self.features[is_touched].astype(np.float64)
-        weighted = sp.diags(weight / weight.mean()) @ known
+        weighted = sp.diags(share / share.mean()) @ known
         left = (known.T @ weighted).toarray()
         # The constant is the mean of all items; it is not pulled.
         pulled = np.arange(len(left) - 1)
         left[pulled, pulled] += l2
         effects = np.linalg.solve(left, weighted.T @ vectors[is_touched])
         whole = vectors.copy()
-        whole[~is_touched] = self.features[~is_touched] @ effects
+        whole[~is_touched] = weight * (self.features[~is_touched] @ effects)
         return whole

@@ -1,13 +1,16 @@
 """Closed-form factorisation of who touched what: the warm start of the two-tower model."""
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 # What a block of rows gathers: 8 MiB, so that it stays in cache.
 _BLOCK_FLOATS = 2**21
@@ -51,9 +54,10 @@ def factorise(
     n_items = len(by_item.indptr) - 1
     spread = 0.1 / np.sqrt(settings.dim)
     items = (rng.standard_normal((n_items, settings.dim)) * spread).astype(np.float32)
-    for _ in range(settings.n_iterations):
-        users = fold_in(matrix, items, settings)
-        items = fold_in(by_item, users, settings)
+    with _side_by_side() as pool:
+        for _ in range(settings.n_iterations):
+            users = _fold_in(pool, matrix, items, settings)
+            items = _fold_in(pool, by_item, users, settings)
     return items
 
 
@@ -65,6 +69,33 @@ def fold_in(
     A row without events gets zeros. A row's vector does not depend on the other rows, beyond the
     last digits: rows of about equal counts are solved together.
     """
+    with _side_by_side() as pool:
+        return _fold_in(pool, matrix, vectors, settings)
+
+
+@contextmanager
+def _side_by_side() -> Iterator[ThreadPoolExecutor]:
+    """Threads for blocks of rows, each with one BLAS thread.
+
+    Products this small are slower on several BLAS threads, and their sums would depend on the
+    number of cores.
+    """
+    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield pool
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    # To find the libraries takes milliseconds, as long as a small fold-in.
+    return ThreadpoolController()
+
+
+def _fold_in(
+    pool: ThreadPoolExecutor,
+    matrix: sp.csr_matrix,
+    vectors: NDArray[np.float32],
+    settings: FactorSettings,
+) -> NDArray[np.float32]:
     counts = np.diff(matrix.indptr)
     dim = vectors.shape[1]
     solved = np.zeros((len(counts), dim), dtype=np.float32)
@@ -82,17 +113,14 @@ def fold_in(
         else:
             solved[rows] = _solve_primal(own, penalty)
 
-    # Products this small are slower on several BLAS threads, and their sums would depend on the
-    # number of cores; the blocks run side by side instead.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        gram = settings.unseen_weight * (vectors.T.astype(np.float64) @ vectors)
-        # In the basis of the Gram matrix' eigenvectors, what all rows share is diagonal.
-        eigenvalues, eigenvectors = np.linalg.eigh(gram)
-        spectrum = np.maximum(eigenvalues, 0).astype(np.float32)
-        basis = eigenvectors.astype(np.float32)
-        rotated = np.vstack([vectors @ basis, np.zeros((1, dim), np.float32)])
-        list(pool.map(solve_rows, _blocks(counts, dim)))
-        return solved @ basis.T
+    gram = settings.unseen_weight * (vectors.T.astype(np.float64) @ vectors)
+    # In the basis of the Gram matrix' eigenvectors, what all rows share is diagonal.
+    eigenvalues, eigenvectors = np.linalg.eigh(gram)
+    spectrum = np.maximum(eigenvalues, 0).astype(np.float32)
+    basis = eigenvectors.astype(np.float32)
+    rotated = np.vstack([vectors @ basis, np.zeros((1, dim), np.float32)])
+    list(pool.map(solve_rows, _blocks(counts, dim)))
+    return solved @ basis.T
 
 
 def _solve_primal(own: Floats, penalty: Floats) -> Floats:

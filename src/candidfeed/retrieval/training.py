@@ -56,7 +56,7 @@ class TowerSettings:
     weight_decay: float = 0.3
     n_epochs: int = 40
     batch_size: int = 128
-    patience: int = 3
+    patience: int = 1
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,11 @@ class SideFeatures:
     user_bag: Bag
     item_bag: Bag
 
+    @property
+    def any_known(self) -> bool:
+        """Whether anything but their ids is known of users or items."""
+        return bool(self.user_bag.weights.any() or self.item_bag.weights.any())
+
 
 def side_features(dataset: Dataset, split: Split) -> SideFeatures:
     """Fit on the users and items that train names; encode all."""

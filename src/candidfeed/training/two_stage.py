@@ -85,6 +85,21 @@ class Sources:
 
 
 @dataclass(frozen=True)
+class Retrieved:
+    """Stage one, fitted on one split's train part.
+
+    Attributes:
+        scorer: what the model knows of the split's users.
+        seconds: wall time by step.
+    """
+
+    tower: FittedTower
+    scorer: TowerScorer
+    features: SideFeatures
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
 class TwoStage:
     """Both stages, fitted on one split's train part, ready to be asked about its users.
 
@@ -125,10 +140,8 @@ def fit_two_stage(
     clock = _Clock(report)
     features = side_features(dataset, split)
     clock.start("choose retrieval")
-    inner = inner_split(split, seed=seed)
+    inner, tower_settings = _choose_retrieval(split, features, settings.tower, seed=seed)
     asked = Asked(inner.known, inner.test)
-    closed = choose_closed(inner.train, features.item_bag, asked, seed=seed)
-    tower_settings = replace(settings.tower, closed=closed)
     inner_tower = _fit_tower(inner.train, features, tower_settings, seed, asked)
     neighbour_settings = _choose_neighbour(inner, asked)
     clock.start("candidates for the ranker")
@@ -142,6 +155,49 @@ def fit_two_stage(
         settings=replace(settings, tower=inner_tower.settings, ranker=ranker_settings),
         neighbour_settings=neighbour_settings, curves=inner_tower.curves, seed=seed,
     )  # fmt: skip
+
+
+def fit_retrieval(
+    dataset: Dataset,
+    split: Split,
+    *,
+    settings: TowerSettings,
+    seed: int,
+    report: Report = lambda _step: None,
+) -> Retrieved:
+    """Stage one alone, as `fit_two_stage` fits it.
+
+    Raises:
+        DataError: as `fit_two_stage`.
+    """
+    _check_size(split)
+    clock = _Clock(report)
+    features = side_features(dataset, split)
+    clock.start("choose retrieval")
+    inner, settings = _choose_retrieval(split, features, settings, seed=seed)
+    curves: dict[str, list[float]] = {}
+    if settings.n_epochs:
+        asked = Asked(inner.known, inner.test)
+        tried = _fit_tower(inner.train, features, settings, seed, asked)
+        settings, curves = tried.settings, tried.curves
+    clock.start("fit retrieval")
+    tower = replace(_fit_tower(split.train, features, settings, seed, None), curves=curves)
+    clock.stop()
+    return Retrieved(tower, tower.scorer(split.known), features, clock.seconds)
+
+
+def _choose_retrieval(
+    split: Split, features: SideFeatures, settings: TowerSettings, *, seed: int
+) -> tuple[Split, TowerSettings]:
+    """The inner cut of train, and the closed forms that were chosen on it."""
+    inner = inner_split(split, seed=seed)
+    asked = Asked(inner.known, inner.test)
+    closed = choose_closed(inner.train, features.item_bag, asked, seed=seed)
+    settings = replace(settings, closed=closed)
+    if not features.any_known:
+        # All that is left to learn are ids, and the closed forms hold those already (docs/log.md).
+        settings = replace(settings, n_epochs=0)
+    return inner, settings
 
 
 def refit_on_all(
