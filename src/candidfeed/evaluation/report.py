@@ -36,7 +36,8 @@ class SeedRun:
 
     Attributes:
         figures: by model, then by metric; every model was asked for the same test rows.
-        seconds: fitting time by model.
+        seconds: fitting time by model, with the settings that were chosen.
+        seconds_choosing: by model that says so, how long choosing its settings took.
         chosen: the settings that each model was fitted with, as JSON types.
         n_test_rows: rows of the test part, repeated pairs included.
         n_known_targets: test pairs that the user is known to have touched before.
@@ -52,6 +53,7 @@ class SeedRun:
     chosen: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     n_known_targets: int = 0
     n_non_finite: Mapping[str, int] = field(default_factory=dict)
+    seconds_choosing: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,12 @@ class EvaluationReport:
     @property
     def seconds(self) -> dict[str, float]:
         """Fitting time by model, the mean over seeds."""
-        return {
-            name: float(np.mean([run.seconds[name] for run in self.runs]))
-            for name in self.runs[0].seconds
-        }
+        return _means([run.seconds for run in self.runs])
+
+    @property
+    def seconds_choosing(self) -> dict[str, float]:
+        """Time of choosing settings by model, the mean over seeds."""
+        return _means([run.seconds_choosing for run in self.runs])
 
     def to_json(self) -> dict[str, object]:
         """The report in JSON types, without NaN; docs/metrics.md describes the keys."""
@@ -87,6 +91,7 @@ class EvaluationReport:
             "test_rows_sha256": first.test_rows_sha256,
             "models": {name: _as_json(metrics) for name, metrics in self.models.items()},
             "seconds": self.seconds,
+            "seconds_choosing": self.seconds_choosing,
             "n_test_rows": first.n_test_rows,
             "n_test_users": first.n_test_users,
             "n_known_targets": first.n_known_targets,
@@ -163,12 +168,19 @@ def report_view(report: EvaluationReport) -> Group:
         f"{_count(first.n_test_rows, 'test row')} of {_count(first.n_test_users, 'user')}."
         " * the best. Beside the headline metric: its 95 % interval over users."
     )
+    choosing = ", ".join(f"{name} {took:.0f} s" for name, took in report.seconds_choosing.items())
+    if choosing:
+        legend += f" Choosing settings, before the fit: {choosing}."
     lines = [Text(title, style="bold"), _table(report), Text(legend, style="dim")]
     lines += [Text(warning, style="yellow") for warning in _warnings(report)]
     sentence = verdict(report)
     if sentence:
         lines.append(Text(f"\n{sentence}", style="bold"))
     return Group(*lines)
+
+
+def _means(by_run: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([one[name] for one in by_run])) for name in by_run[0]}
 
 
 def _count(n: int, word: str) -> str:

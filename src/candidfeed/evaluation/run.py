@@ -95,9 +95,14 @@ def evaluate_retrieval(
         check_no_leak(split)
         told = _prefixed(report, f"seed {each}: " if n_seeds > 1 else "")
         found = fit_retrieval(dataset, split, settings=settings, seed=each, report=told)
-        took = {"retrieval": sum(found.seconds.values())}
-        deep = _Deep({"retrieval": found.scorer}, took, {"retrieval": asdict(found.tower.settings)},
-                     found.features.item_bag, None)  # fmt: skip
+        deep = _Deep(
+            scorers={"retrieval": found.scorer},
+            seconds={"retrieval": found.seconds["fit retrieval"]},
+            seconds_choosing={"retrieval": found.seconds["choose retrieval"]},
+            chosen={"retrieval": asdict(found.tower.settings)},
+            item_bag=found.features.item_bag,
+            item_vectors=None,
+        )
         measured = _measure(split, deep, seed=each, report=told)
         runs.append(_seed_run(split, measured))
         left_out = why_left_out(split)
@@ -125,9 +130,7 @@ def evaluate_once(
     """
     check_no_leak(split)
     pair = fit_two_stage(dataset, split, settings=settings, seed=seed, report=report)
-    scorers, seconds, left_out = _deep_scorers(pair)
-    deep = _Deep(scorers, seconds, _chosen(pair), pair.features.item_bag,
-                 _item_vectors(pair.ranker.space))  # fmt: skip
+    deep, left_out = _deep_models(pair)
     measured = _measure(split, deep, seed=seed, report=report)
     figures = measured.figures
     # Known items are never its candidates: with them kept there is nothing to measure.
@@ -143,7 +146,8 @@ class _Deep:
     """Our own models, fitted, by name.
 
     Attributes:
-        seconds: that their fit took, choosing included.
+        seconds: that their fit took.
+        seconds_choosing: that choosing their settings took before.
         chosen: their settings.
         item_bag: features of every item.
         item_vectors: for the diversity of lists; None where there are none.
@@ -151,6 +155,7 @@ class _Deep:
 
     scorers: dict[str, Scorer]
     seconds: dict[str, float]
+    seconds_choosing: dict[str, float]
     chosen: dict[str, dict[str, object]]
     item_bag: Bag
     item_vectors: NDArray[np.float32] | None
@@ -163,6 +168,7 @@ class _Measured:
     ranked: dict[str, RankingFigures]
     figures: dict[str, Figures]
     seconds: dict[str, float]
+    seconds_choosing: dict[str, float]
     chosen: dict[str, dict[str, object]]
 
 
@@ -183,7 +189,7 @@ def _measure(split: Split, deep: _Deep, *, seed: int, report: Report) -> _Measur
     if is_cold:
         for name, scorer in scorers.items():
             figures[name] |= cold_items.figures_among_new(scorer, split)
-    return _Measured(ranked, figures, seconds, chosen)
+    return _Measured(ranked, figures, seconds, deep.seconds_choosing, chosen)
 
 
 def _seed_run(split: Split, measured: _Measured) -> SeedRun:
@@ -195,6 +201,7 @@ def _seed_run(split: Split, measured: _Measured) -> SeedRun:
         n_test_users=asked.n_users,
         figures=measured.figures,
         seconds=measured.seconds,
+        seconds_choosing=measured.seconds_choosing,
         chosen=measured.chosen,
         n_known_targets=asked.n_known_targets,
         n_non_finite={name: each.n_non_finite for name, each in measured.ranked.items()},
@@ -205,22 +212,35 @@ def _prefixed(report: Report, prefix: str) -> Report:
     return lambda step: report(prefix + step)
 
 
-def _deep_scorers(pair: TwoStage) -> tuple[dict[str, Scorer], dict[str, float], dict[str, str]]:
-    took = pair.seconds
-    retrieval = took["choose retrieval"] + took["fit retrieval"]
-    ranking = sum(
-        took[step] for step in ("candidates for the ranker", "choose ranker features", "fit ranker")
-    )
+def _deep_models(pair: TwoStage) -> tuple[_Deep, dict[str, str]]:
+    """Our models of both stages, and why one of them is left out."""
     scorers: dict[str, Scorer] = {
         "two-stage": TwoStageScorer(pair),
         "retrieval": pair.sources.tower,
     }
-    seconds = {"two-stage": retrieval + ranking, "retrieval": retrieval, "ranker": ranking}
+    left_out = {}
     n_pairs = len(np.unique(pair.split.test.user)) * len(pair.split.items)
     if n_pairs > MAX_RANKED_PAIRS:
-        del seconds["ranker"]
-        return scorers, seconds, {"ranker": f"it would have to score {n_pairs:,} pairs"}
-    return scorers | {"ranker": RankEverything(pair)}, seconds, {}
+        left_out["ranker"] = f"it would have to score {n_pairs:,} pairs"
+    else:
+        scorers["ranker"] = RankEverything(pair)
+    took = pair.seconds
+    fit = {"retrieval": took["fit retrieval"], "ranker": took["fit ranker"]}
+    choosing = {
+        "retrieval": took["choose retrieval"],
+        "ranker": took["candidates for the ranker"] + took["choose ranker features"],
+    }
+    for seconds in (fit, choosing):
+        seconds["two-stage"] = seconds["retrieval"] + seconds["ranker"]
+    deep = _Deep(
+        scorers=scorers,
+        seconds={name: fit[name] for name in scorers},
+        seconds_choosing={name: choosing[name] for name in scorers},
+        chosen=_chosen(pair),
+        item_bag=pair.features.item_bag,
+        item_vectors=_item_vectors(pair.ranker.space),
+    )
+    return deep, left_out
 
 
 def _chosen(pair: TwoStage) -> dict[str, dict[str, object]]:

@@ -47,8 +47,9 @@ _CHOOSING_MEMBERS = 4
 # Members that are looser than a single factorisation should be are only seen to be better together.
 _CLIMBING_MEMBERS = 2
 _MAX_CLIMBING_DIM = 64
-# A larger model has to be better by this share to be worth its cost.
+# What is better by less than this share is no gain; another size has to be worth its cost.
 _MIN_GAIN = 0.002
+_MIN_GAIN_OF_SIZE = 0.005
 
 Floats = NDArray[np.float32]
 # How well scores rank a validation part; higher is better, and above 0.
@@ -75,9 +76,9 @@ def choose_closed_forms(
     trials = _Trials(train, content, known, worth, seed, _CLIMBING_MEMBERS if is_small else 1)
     chosen = trials.climb(chosen, [_step_unseen, _step_reg, _step_across])
     sizes = [partial(_step_dim, largest=largest), partial(_step_size, largest=largest)]
-    resized = trials.climb(chosen, sizes)
+    resized = trials.climb(chosen, sizes, min_gain=_MIN_GAIN_OF_SIZE)
     if resized != chosen:
-        chosen = trials.climb(resized, [_step_reg, *sizes])
+        chosen = trials.climb(resized, [_step_reg])
     if is_small:
         n_members = min(_MAX_MEMBERS, _MEMBER_DIMS // chosen.factors.dim)
         chosen = replace(chosen, n_members=max(1, n_members))
@@ -116,7 +117,9 @@ class _Trials:
     members: dict[tuple[FactorSettings, int], Floats] = field(default_factory=dict)
     neighbours: dict[tuple[float, int], tuple[Floats, Floats]] = field(default_factory=dict)
 
-    def climb(self, start: ClosedFormSettings, steps: Sequence[Step]) -> ClosedFormSettings:
+    def climb(
+        self, start: ClosedFormSettings, steps: Sequence[Step], *, min_gain: float = _MIN_GAIN
+    ) -> ClosedFormSettings:
         """On from `start` by the step that gains most, while one gains.
 
         A step that gained is taken again and again before another is tried.
@@ -129,9 +132,9 @@ class _Trials:
             if not ahead:
                 return best
             reached, step, up, there = max(ahead, key=lambda one: one[0])
-            if reached <= self.of(best) * (1 + _MIN_GAIN):
+            if reached <= self.of(best) * (1 + min_gain):
                 return best
-            while there is not None and self.of(there) > self.of(best) * (1 + _MIN_GAIN):
+            while there is not None and self.of(there) > self.of(best) * (1 + min_gain):
                 best, there = there, step(there, up)
 
     def of(self, settings: ClosedFormSettings) -> float:
