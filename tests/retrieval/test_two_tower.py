@@ -1,5 +1,6 @@
 """The two-tower model: an ordinary Keras model whose scores are one dot product."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -119,8 +120,8 @@ def test_its_summary_counts_learned_and_fixed_weights() -> None:
     text = "\n".join(lines)
     # Two item tables, three bags of 3, 4 and 4 ids, a bias an item, and the scale.
     n_learned = 2 * 7 * 4 + (3 + 4 + 4) * 4 + 7 + 1
-    # Fold-in vectors and their Gram matrix, two neighbour tables, bag ids and weights.
-    n_fixed = N_MEMBERS * (8 * 3 + 3 * 3) + 2 * 7 * 2 + 2 * 7 * 2
+    # Fold-in vectors and their Gram spectrum, two neighbour tables, bag ids and weights.
+    n_fixed = N_MEMBERS * (8 * 3 + 3) + 2 * 7 * 2 + 2 * 7 * 2
     assert f"Trainable params: {n_learned} " in text
     assert f"Non-trainable params: {n_fixed} " in text
     for layer in ("fold_in", "user_features", "history_features", "item_features"):
@@ -231,13 +232,16 @@ def test_a_model_of_a_tiny_catalogue_can_be_asked(n_items: int) -> None:
 # Its layers
 
 
-def test_the_layer_scores_as_the_mean_over_the_members_of_the_factorisation() -> None:
-    layer = FoldIn(N_ITEMS, **FOLD_IN)
+@pytest.mark.parametrize("dim", [3, 9])
+def test_the_layer_scores_as_the_mean_over_the_members_of_the_factorisation(dim: int) -> None:
+    vectors = random(N_MEMBERS, N_ITEMS, dim)
+    layer = FoldIn(N_ITEMS, **{**FOLD_IN, "dim": dim})
     layer.build()
-    layer.assign(ITEM_VECTORS)
-    expected = mean_over_members(touched_items())
+    layer.assign(vectors)
+    seen, factors = sp.csr_matrix(touched_items()), replace(FACTORS, dim=dim)
+    expected = np.mean([fold_in(seen, one, factors) @ one.T for one in vectors], axis=0)
     found = np.asarray(layer(HISTORY))
-    assert found.shape == (BATCH, N_MEMBERS * 3)
+    assert found.shape == (BATCH, N_MEMBERS * dim)
     np.testing.assert_allclose(found @ np.asarray(layer.item_vectors()).T, expected, atol=1e-4)
     assert not found[2].any()
 

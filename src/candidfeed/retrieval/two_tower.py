@@ -73,13 +73,19 @@ class FoldIn(keras.layers.Layer):
         fixed = {"initializer": "zeros", "trainable": False}
         members, dim = self.n_members, self.dim
         self.items = self.add_weight(shape=(members, self.n_items + 1, dim), name="items", **fixed)
-        self.gram = self.add_weight(shape=(members, dim, dim), name="gram", **fixed)
+        self.spectrum = self.add_weight(shape=(members, dim), name="spectrum", **fixed)
         self.built = True
 
     def assign(self, items: NDArray[np.float32]) -> None:
-        """Take these item vectors, float32 [n_members, n_items, dim]."""
-        self.items.assign(np.pad(items, ((0, 0), (0, 1), (0, 0))))
-        self.gram.assign(self.unseen_weight * (items.transpose(0, 2, 1) @ items))
+        """Take these item vectors, float32 [n_members, n_items, dim], turned.
+
+        In the basis of their Gram matrix' eigenvectors that matrix is diagonal, and no inner
+        product of two vectors changes.
+        """
+        grams = self.unseen_weight * (items.transpose(0, 2, 1).astype(np.float64) @ items)
+        eigenvalues, bases = np.linalg.eigh(grams)
+        self.items.assign(np.pad(items @ bases.astype(np.float32), ((0, 0), (0, 1), (0, 0))))
+        self.spectrum.assign(np.maximum(eigenvalues, 0.0))
 
     def item_vectors(self) -> Tensor:
         """float32 [n_items, n_members * dim]."""
@@ -88,20 +94,32 @@ class FoldIn(keras.layers.Layer):
 
     def call(self, history: Tensor) -> Tensor:
         own = ops.take(self.items, history, axis=1)
-        count = ops.sum(ops.cast(history < self.n_items, "float32"), axis=1)
-        ridge = self.reg * (count + self.unseen_weight * self.n_items)
-        left = ops.matmul(ops.transpose(own, (0, 1, 3, 2)), own) + self.gram[:, None]
-        left = left + ridge[:, None, None] * ops.eye(self.dim)
-        right = ops.sum(own, axis=2)[..., None] / self.n_members
-        lower = ops.cholesky(left)
-        half = ops.solve_triangular(lower, right, lower=True)
-        solved = ops.solve_triangular(ops.transpose(lower, (0, 1, 3, 2)), half)
-        solved = ops.transpose(solved[..., 0], (1, 0, 2))
-        return ops.reshape(solved, (-1, self.n_members * self.dim))
+        is_event = ops.cast(history < self.n_items, "float32")
+        ridge = self.reg * (ops.sum(is_event, axis=1) + self.unseen_weight * self.n_items)
+        penalty = self.spectrum[:, None] + ridge[:, None]
+        # As in `factorise`: as many unknowns as events or as dimensions, whichever is fewer.
+        if history.shape[1] < self.dim:
+            scaled = own / penalty[:, :, None]
+            left = ops.matmul(scaled, ops.transpose(own, (0, 1, 3, 2))) + ops.eye(own.shape[2])
+            weights = _solved(left, ops.broadcast_to(is_event, left.shape[:3]))
+            vectors = ops.sum(scaled * weights[..., None], axis=2)
+        else:
+            left = ops.matmul(ops.transpose(own, (0, 1, 3, 2)), own)
+            left = left + penalty[..., None] * ops.eye(self.dim)
+            vectors = _solved(left, ops.sum(own, axis=2))
+        vectors = ops.transpose(vectors, (1, 0, 2)) / self.n_members
+        return ops.reshape(vectors, (-1, self.n_members * self.dim))
 
     def get_config(self) -> dict[str, Any]:
         names = ("n_items", "dim", "n_members", "unseen_weight", "reg")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _solved(left: Tensor, right: Tensor) -> Tensor:
+    """Solutions of symmetric positive systems, [..., n, n] and [..., n]."""
+    lower = ops.cholesky(left)
+    half = ops.solve_triangular(lower, right[..., None], lower=True)
+    return ops.solve_triangular(ops.swapaxes(lower, -1, -2), half)[..., 0]
 
 
 @keras.saving.register_keras_serializable("candidfeed")
