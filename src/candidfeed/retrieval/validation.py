@@ -13,7 +13,7 @@ NDCG_K = 50
 TOP_K = 100
 _MAX_USERS = 2_500
 # Above this many scores fewer users are asked for: a choice takes some thirty looks.
-_MAX_PAIRS = 60_000_000
+_MAX_PAIRS = 40_000_000
 _USERS_AT_ONCE = 512
 
 Floats = NDArray[np.float32]
