@@ -25,7 +25,21 @@ from candidfeed.retrieval.validation import Scores
 
 # Sparse logs want a small weight of the unseen and strong regularisation, dense ones the opposite.
 # An unseen pair never weighs more than an observed one.
-_UNSEEN_WEIGHTS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_UNSEEN_WEIGHTS = (
+    0.0001,
+    0.0002,
+    0.0005,
+    0.001,
+    0.002,
+    0.005,
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+)
 _REGS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5)
 # Times the regularisation of the fit.
 _ASKED_TIMES = (1.0, 2.0, 3.0, 5.0, 10.0)
