@@ -12,7 +12,7 @@ from candidfeed.ranking.ranker import EngagedHead, EngagedLoss
 Floats = NDArray[np.float32]
 _CHOSEN_BY_K = 10
 _MIN_LISTS = 30
-_LEAST_GAIN_SE = 1.0
+_LEAST_GAIN_SE = 2.0
 _N_PARTS = 3
 # Keras takes a number here too, but is typed for text alone.
 _QUIET: dict[str, Any] = {"verbose": 0}
@@ -45,7 +45,7 @@ def choose_features(
 
     Each third of the lists is ordered by a head that learned the other two.
 
-    A richer set must be better by a standard error of the paired difference: the held-out
+    A richer set must be better by two standard errors of the paired difference: the held-out
     lists are few, and the poorer set drifts less.
 
     Args:
