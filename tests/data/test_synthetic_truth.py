@@ -26,10 +26,13 @@ def test_a_taste_turns_from_its_first_vector_to_its_second() -> None:
     np.testing.assert_allclose(turned, [[1, 0], [0.75**0.5, 0.5], [0, 1]], rtol=1e-6)
 
 
+def sigmoid(logit: float) -> float:
+    return 1 / (1 + np.exp(-logit))
+
+
 def test_the_formulas_are_those_of_the_document() -> None:
     half = np.float32([0.5])
     zero = np.float32([0.0])
-    sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
     assert truth.p_click(SETTINGS, half, half) == pytest.approx(sigmoid(-1.6 + 4 * 0.5 + 0.5))
     assert truth.p_like(SETTINGS, half, half, zero) == pytest.approx(sigmoid(-2.6 + 1.25 + 0.5))
     assert truth.p_like(SETTINGS, half, zero, half) == pytest.approx(sigmoid(-2.6 + 1.25 - 0.5))

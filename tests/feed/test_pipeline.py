@@ -188,10 +188,9 @@ def test_scores_that_are_not_finite_come_last_and_are_counted(tiny_served: Serve
 
     person = people(tiny_served)[0]
     kept, _ = eligible(propose(tiny_served, person), person.past)
-    slate = recommend(
-        replace(tiny_served, ranker=broken),  # pyright: ignore[reportArgumentType]
-        person, k=20, now_s=person.last_time_s,
-    )  # fmt: skip
+    changed: dict[str, Any] = {"ranker": broken}
+    served = replace(tiny_served, **changed)
+    slate = recommend(served, person, k=20, now_s=person.last_time_s)
     assert slate.n_non_finite == 3
     last = [row_of(tiny_served, slot.item_id) for slot in slate.slots[-3:]]
     assert last == sorted(kept.rows[:3].tolist())

@@ -237,5 +237,6 @@ def test_a_table_too_large_for_memory_is_refused_before_it_is_made(
 def test_what_can_not_be_a_table_is_refused() -> None:
     with pytest.raises(ValueError, match="not 0 x 2"):
         SparseEmbedding(0, 2)
+    unknown: dict[str, Any] = {"rule": "adam"}
     with pytest.raises(ValueError, match="'adam'"):
-        SparseEmbedding(2, 2, rule="adam")  # pyright: ignore[reportArgumentType]
+        SparseEmbedding(2, 2, **unknown)

@@ -245,7 +245,7 @@ class HiddenItemsSoftmax(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("candidfeed")
-class HiddenNdcg(keras.metrics.Mean):
+class HiddenNdcg(keras.metrics.Metric):
     """nDCG@k of the items to be predicted among those that compete, mean over users who have any.
 
     Labels as in `HiddenItemsSoftmax`.
@@ -254,10 +254,9 @@ class HiddenNdcg(keras.metrics.Mean):
     def __init__(self, k: int = 10, name: str = "ndcg", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.k = k
+        self.mean = keras.metrics.Mean()
 
-    def update_state(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None
-    ) -> None:
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
         scores = ops.where(y_true < 0, _FAR_BELOW, y_pred)
         k = min(self.k, int(y_true.shape[-1]))
         _, best = ops.top_k(scores, k)
@@ -266,7 +265,10 @@ class HiddenNdcg(keras.metrics.Mean):
         n_hidden = ops.sum(ops.cast(y_true > 0, "int32"), axis=-1)
         ideal = ops.take(ops.cumsum(discounts), ops.clip(n_hidden, 1, k) - 1)
         has_any = ops.cast(n_hidden > 0, "float32")
-        super().update_state(ops.sum(gains * discounts, axis=-1) / ideal, has_any)
+        self.mean.update_state(ops.sum(gains * discounts, axis=-1) / ideal, has_any)
+
+    def result(self) -> Tensor:
+        return self.mean.result()
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "k": self.k}
