@@ -32,9 +32,9 @@ from implicit.cpu.als import AlternatingLeastSquares
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from candidfeed.data.synthetic_files import read_positives, write_world
-from candidfeed.data.synthetic_settings import WorldSettings
-from candidfeed.retrieval.index import N_QUERIES, IndexSettings, VectorIndex
+from candidfeed.data.synthetic.files import read_positives, write_world
+from candidfeed.data.synthetic.settings import WorldSettings
+from candidfeed.retrieval.index.vector_index import N_QUERIES, IndexSettings, VectorIndex
 from measured import commit, machine, peak_memory_mib
 from peers import HERE, PeerError, python_of
 

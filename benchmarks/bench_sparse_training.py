@@ -32,10 +32,10 @@ from candidfeed.cli.output import cache_folder
 from candidfeed.data.load import load_dataset
 from candidfeed.data.splits import Split, make_split
 from candidfeed.evaluation.ranking_metrics import evaluate_ranking
-from candidfeed.retrieval.any_towers import Retrieval
-from candidfeed.retrieval.event_batches import EventBatches, Sampling, TowerRows
-from candidfeed.retrieval.memory import memory_estimate
-from candidfeed.retrieval.sparse_tables import SparseEmbedding
+from candidfeed.retrieval.sparse.any_towers import Retrieval
+from candidfeed.retrieval.sparse.event_batches import EventBatches, Sampling, TowerRows
+from candidfeed.retrieval.sparse.memory import memory_estimate
+from candidfeed.retrieval.sparse.tables import SparseEmbedding
 from measured import commit, machine, peak_memory_mib
 from peers import HERE, PeerError, python_of
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from candidfeed.data.load import load_dataset
 from candidfeed.data.splits import make_split
-from candidfeed.data.synthetic_files import write_world
-from candidfeed.data.synthetic_oracle import Oracle
-from candidfeed.data.synthetic_settings import WorldSettings
+from candidfeed.data.synthetic.files import write_world
+from candidfeed.data.synthetic.oracle import Oracle
+from candidfeed.data.synthetic.settings import WorldSettings
 from candidfeed.evaluation.baselines import Ials
 from candidfeed.evaluation.ranking_metrics import evaluate_ranking
 from candidfeed.retrieval.neighbours import Ease

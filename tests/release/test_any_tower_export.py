@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from candidfeed.release.export import export_function
-from candidfeed.retrieval.sparse_tables import SparseEmbedding
+from candidfeed.retrieval.sparse.tables import SparseEmbedding
 
 
 def test_a_sparse_tower_is_exported_with_its_table_and_without_what_trains_it() -> None:

@@ -24,7 +24,7 @@ from candidfeed.release import bundle
 from candidfeed.release.bundle import encode, read_release
 from candidfeed.release.export import export_pair
 from candidfeed.release.storage import read_directory, write_directory
-from candidfeed.retrieval.index import IndexSettings
+from candidfeed.retrieval.index.vector_index import IndexSettings
 from candidfeed.training.two_stage import TwoStage, TwoStageSettings, fit_two_stage
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -10,7 +10,7 @@ import typer
 from candidfeed.cli.output import console, progress, require_writable, write_json
 
 if TYPE_CHECKING:
-    from candidfeed.data.synthetic_files import Written
+    from candidfeed.data.synthetic.files import Written
 
 
 def read_count(typed: str | int) -> int:
@@ -61,8 +61,8 @@ def synth(
     require_writable(files=[json], folders=[output])
     started = time.monotonic()
     with progress() as bar:
-        from candidfeed.data.synthetic_files import write_world
-        from candidfeed.data.synthetic_settings import WorldSettings
+        from candidfeed.data.synthetic.files import write_world
+        from candidfeed.data.synthetic.settings import WorldSettings
 
         settings = WorldSettings(n_users=users, n_items=items, n_events=events, seed=seed)
         task = bar.add_task("events", total=events)

@@ -19,7 +19,7 @@ from candidfeed.data.interactions import Interactions
 from candidfeed.data.vocabulary import UNKNOWN, Vocabulary
 from candidfeed.feed.exported import ExportedFunction
 from candidfeed.ranking.inputs import RankerSpace
-from candidfeed.retrieval.index import VectorIndex
+from candidfeed.retrieval.index.vector_index import VectorIndex
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]

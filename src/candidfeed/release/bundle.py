@@ -9,7 +9,7 @@
     tower.stablehlo         stage one's user side, and its weights in tower.safetensors
     ranker.stablehlo        stage two, and its weights in ranker.safetensors
     index.*                 of a large catalogue: the item vectors and their lists, mapped into
-                            memory (`retrieval/index_files.py`); a small one has its vectors above
+                            memory (`retrieval/index/files.py`); a small one has its vectors above
     report.json             how good it is, beside the baselines; written by the build
 
 Nothing here runs code that a file brings: no pickle, and every file's hash is checked first.
@@ -35,9 +35,9 @@ from candidfeed.feed.exported import ExportedFunction
 from candidfeed.feed.served import FeedSettings, Neighbours, Pasts, Served
 from candidfeed.ranking.inputs import ItemStatistics, RankerSpace, RatingScale
 from candidfeed.release.storage import FileContent, read_directory
-from candidfeed.retrieval.index import VectorIndex
-from candidfeed.retrieval.index_files import files_of, open_checked
-from candidfeed.retrieval.index_state import EXACT
+from candidfeed.retrieval.index.files import files_of, open_checked
+from candidfeed.retrieval.index.state import EXACT
+from candidfeed.retrieval.index.vector_index import VectorIndex
 
 REPORT = "report.json"
 _FUNCTIONS = ("tower", "ranker")

@@ -20,7 +20,12 @@ from candidfeed.feed.scoring import tower_inputs, user_state, user_vector
 from candidfeed.feed.served import FeedSettings, Floats, Neighbours, Pasts, Person, Served
 from candidfeed.ranking.inputs import DENSE_FEATURES, RankerSpace, ranker_inputs
 from candidfeed.ranking.inputs import MAX_HISTORY as MAX_RANKER_HISTORY
-from candidfeed.retrieval.index import DEFAULT_INDEX, N_QUERIES, IndexSettings, VectorIndex
+from candidfeed.retrieval.index.vector_index import (
+    DEFAULT_INDEX,
+    N_QUERIES,
+    IndexSettings,
+    VectorIndex,
+)
 from candidfeed.retrieval.neighbours import Ease
 from candidfeed.retrieval.training import MAX_HISTORY as MAX_TOWER_HISTORY
 from candidfeed.training.two_stage import Neighbour, TwoStage

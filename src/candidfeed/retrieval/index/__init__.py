@@ -1,0 +1,1 @@
+"""The vectors nearest to a user's: exact below a size, inverted lists above."""

@@ -1,0 +1,334 @@
+"""How lists of like items are made, and how many of them a query must look into.
+
+Inner products depend on norms as much as on directions: popular items of a factorisation are a
+hundred times as long as rare ones, and lists by direction alone put both together, so that half the
+catalogue must be read. Items are therefore parted by norm first, and each part by direction.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from candidfeed.retrieval.index.inner_products import Floats, untyped_faiss
+from candidfeed.retrieval.index.inverted import InvertedIndex, Probing
+
+# Lists at a million items: 4,000. More make the choice of lists slower, fewer the lists longer.
+_LISTS_PER_ROOT = 4.0
+_N_NORM_PARTS = 9
+_CENTRES_AT_ONCE = 256
+_SAMPLES_PER_LIST = 32
+_ITERATIONS = 5
+_LONGEST_LIST = 4.0
+_CODE_SAMPLES = 100_000
+_ROWS_AT_ONCE = 65_536
+# FAISS compares fewer than 20 queries one by one, each on one thread: for long answers that is
+# faster than its matrix product.
+_QUERIES_AT_ONCE = 16
+_SPREADS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+# 0: all users look into as many lists.
+_REFERENCES = (0, 5, 20)
+# One user in twenty needs more lists than a search may look into, which keeps the slowest quick;
+# what they lose, the others make up for.
+_CAPPED_ABOVE = 0.95
+_LOST_BY_CAP = 0.25
+_TINY = np.finfo(np.float32).tiny
+_DEPTHS_PER_K = (0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+# What choosing a list costs, in items looked at.
+_LIST_COST = 40
+_MAX_CORRECTIONS = 10
+_CORRECTION = 1.1
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Users' vectors and what is right for them.
+
+    Attributes:
+        vectors: float32 [n, dim].
+        best: rows of the best items by exact search, best first, int64 [n, depth].
+    """
+
+    vectors: Floats
+    best: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def part(self, rows: slice) -> "Queries":
+        return Queries(self.vectors[rows], self.best[rows])
+
+
+def answered(vectors: Floats, queries: Floats, depth: int) -> Queries:
+    """What exact search finds for each query, `depth` deep."""
+    best = [
+        untyped_faiss.knn(part, vectors, depth, metric=faiss.METRIC_INNER_PRODUCT)[1]
+        for part in _blocks(queries, _QUERIES_AT_ONCE)
+    ]
+    return Queries(queries, np.concatenate(best))
+
+
+def build_inverted(
+    vectors: Floats, tuning: Queries, *, k: int, recall_target: float, seed: int
+) -> InvertedIndex:
+    """Lists over the rows of float32 [n_items, dim], deep enough for the target at `k`.
+
+    Args:
+        vectors: finite, C-ordered; not copied.
+        tuning: users' vectors with their best items, at least `k` deep.
+        recall_target: mean share of the best k that a search must find for these users.
+        seed: of the samples that lists are made of.
+    """
+    rng = np.random.default_rng(seed)
+    list_of = _short_lists(_lists_by_norm_and_direction(vectors, rng))
+    means, deviations = _means_and_deviations(vectors, list_of)
+    lists = _coded(vectors, list_of, means, rng)
+    probing = _choose_probing(list_of, means, deviations, tuning, k=k, target=recall_target)
+    for _ in range(_MAX_CORRECTIONS):
+        index = InvertedIndex(vectors, lists, list_of, probing)
+        if recall_of(index, tuning, k).mean() >= recall_target:
+            break
+        # What the 8-bit codes lose is made up for by more lists.
+        probing = _deeper(probing, n_lists=lists.nlist, n_items=len(vectors))
+    return InvertedIndex(vectors, lists, list_of, probing)
+
+
+def recall_of(index: InvertedIndex, queries: Queries, k: int) -> NDArray[np.float64]:
+    """Share of the exact k best that a search finds, by query, float64 [n]."""
+    k = min(k, queries.best.shape[1])
+    return np.array(
+        [
+            np.isin(best[:k], index.search(query, k, None).rows).mean()
+            for query, best in zip(queries.vectors, queries.best, strict=True)
+        ]
+    )
+
+
+# Lists
+
+
+def _lists_by_norm_and_direction(vectors: Floats, rng: np.random.Generator) -> NDArray[np.int32]:
+    """The list of each row, int32 [n_items]; lists of longer vectors come first."""
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    # Each part holds norms within a factor of two; the last one all that is shorter.
+    longest = np.quantile(norms, 0.9999)
+    edges = longest / 2.0 ** np.arange(1, _N_NORM_PARTS)
+    part_of = np.searchsorted(-edges, -norms)
+    sizes = np.bincount(part_of, minlength=_N_NORM_PARTS)
+    list_of = np.empty(len(vectors), np.int32)
+    n_lists = 0
+    for part, n in enumerate(_lists_of_parts(sizes)):
+        rows = np.flatnonzero(part_of == part)
+        if len(rows) == 0:
+            continue
+        units = vectors[rows] / np.maximum(norms[rows, None], np.finfo(np.float32).tiny)
+        lists = _by_direction(units, n, rng)
+        list_of[rows] = n_lists + lists
+        n_lists += lists.max() + 1
+    return list_of
+
+
+def _lists_of_parts(sizes: NDArray[np.int64]) -> list[int]:
+    """How many lists each part gets: half by its size, half by the root of it.
+
+    The parts of long vectors are small, and are looked into by every query.
+    """
+    n_lists = _LISTS_PER_ROOT * np.sqrt(sizes.sum())
+    roots = np.sqrt(sizes)
+    wanted = n_lists * (sizes / sizes.sum() + roots / roots.sum()) / 2
+    return np.clip(np.round(wanted), 1, np.maximum(sizes // 8, 1)).astype(int).tolist()
+
+
+def _by_direction(units: Floats, n_lists: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Lists of rows of like direction, numbered from 0, int64 [len(units)].
+
+    Many lists are made in two steps, each with few centres: comparing a million rows with
+    thousands of centres would take longer than all the rest.
+    """
+    if n_lists <= _CENTRES_AT_ONCE:
+        return _nearest_centres(units, n_lists, rng)
+    coarse = _nearest_centres(units, int(np.sqrt(n_lists)), rng)
+    list_of = np.empty(len(units), np.int64)
+    n_made = 0
+    for part in range(coarse.max() + 1):
+        rows = np.flatnonzero(coarse == part)
+        n = max(1, round(n_lists * len(rows) / len(units)))
+        list_of[rows] = n_made + _nearest_centres(units[rows], n, rng)
+        n_made += n
+    return list_of
+
+
+def _nearest_centres(units: Floats, n_lists: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Spherical k-means of some of the rows, and the nearest centre of each row."""
+    n_lists = min(n_lists, len(units))
+    if n_lists <= 1:
+        return np.zeros(len(units), np.int64)
+    n_samples = min(len(units), _SAMPLES_PER_LIST * n_lists)
+    samples = units[np.sort(rng.choice(len(units), n_samples, replace=False))]
+    means = faiss.Kmeans(
+        units.shape[1], n_lists, niter=_ITERATIONS, spherical=True, min_points_per_centroid=1,
+        max_points_per_centroid=_SAMPLES_PER_LIST, seed=int(rng.integers(2**31)),
+    )  # fmt: skip
+    means.train(samples)
+    centres = faiss.IndexFlatIP(units.shape[1])
+    centres.add(np.nan_to_num(np.asarray(means.centroids)))
+    return np.concatenate(
+        [centres.search(block, 1)[1][:, 0] for block in _blocks(units, _ROWS_AT_ONCE)]
+    )
+
+
+def _short_lists(list_of: NDArray[np.int32]) -> NDArray[np.integer]:
+    """The same lists without empty ones, and the long ones cut, by row, into equal parts.
+
+    Where many items are alike, or were never trained, a list could hold half the catalogue.
+    """
+    sizes = np.bincount(list_of)
+    sizes = sizes[sizes > 0]
+    number_of = np.unique(list_of, return_inverse=True)[1]
+    longest = int(_LONGEST_LIST * max(len(list_of) / len(sizes), _SAMPLES_PER_LIST))
+    n_cuts = -(-sizes // longest)
+    by_list = np.argsort(number_of, kind="stable")
+    place = np.empty(len(list_of), np.int64)
+    place[by_list] = np.arange(len(list_of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    first = np.cumsum(n_cuts) - n_cuts
+    short = first[number_of] + place * n_cuts[number_of] // sizes[number_of]
+    # A deny list looks its rows up here: half as many bytes stay in the cache.
+    return short.astype(np.uint16 if n_cuts.sum() <= 2**16 else np.int32)
+
+
+def _means_and_deviations(vectors: Floats, list_of: NDArray[np.integer]) -> tuple[Floats, Floats]:
+    """Mean of each list, float32 [n_lists, dim], and its standard deviation in one direction."""
+    sizes = np.bincount(list_of)
+    sums = [np.bincount(list_of, vectors[:, axis]) for axis in range(vectors.shape[1])]
+    means = np.stack(sums, axis=1) / sizes[:, None]
+    squares = np.bincount(list_of, np.einsum("ij,ij->i", vectors, vectors)) / sizes
+    variances = (squares - (means**2).sum(axis=1)) / vectors.shape[1]
+    return means.astype(np.float32), np.sqrt(np.maximum(variances, 0)).astype(np.float32)
+
+
+def _coded(
+    vectors: Floats, list_of: NDArray[np.integer], means: Floats, rng: np.random.Generator
+) -> faiss.IndexIVFScalarQuantizer:
+    n_items, dim = vectors.shape
+    quantizer = faiss.IndexFlatIP(dim)
+    quantizer.add(means)
+    code, metric = faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+    lists = faiss.IndexIVFScalarQuantizer(quantizer, dim, len(means), code, metric, False)
+    samples = np.sort(rng.choice(n_items, min(n_items, _CODE_SAMPLES), replace=False))
+    lists.sq.train(vectors[samples])
+    lists.is_trained = True
+    for start in range(0, n_items, _ROWS_AT_ONCE):
+        block = np.ascontiguousarray(vectors[start : start + _ROWS_AT_ONCE])
+        rows = np.arange(start, start + len(block))
+        where = list_of[rows].astype(np.int64)
+        pointers = (untyped_faiss.swig_ptr(each) for each in (block, rows, where))
+        lists.add_core(len(block), *pointers)
+    return lists
+
+
+# How deep to look
+
+
+@dataclass(frozen=True)
+class _Met:
+    """Where the best items of users stand, once lists are ordered by their scores.
+
+    Attributes:
+        scores: of the lists, falling, float32 [n_queries, n_lists].
+        looked_at: items in the lists up to each, int64 [n_queries, n_lists].
+        places: of the list that holds each of the best items, int64 [n_queries, depth].
+    """
+
+    scores: Floats
+    looked_at: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+    @staticmethod
+    def of(tuning: Queries, list_of: NDArray[np.integer], means: Floats, spreads: Floats) -> "_Met":
+        norms = np.linalg.norm(tuning.vectors, axis=1, keepdims=True)
+        scores = tuning.vectors @ means.T + norms * spreads
+        order = np.argsort(-scores, axis=1, kind="stable")
+        place_of = np.empty_like(order)
+        np.put_along_axis(place_of, order, np.arange(order.shape[1])[None], axis=1)
+        return _Met(
+            scores=np.take_along_axis(scores, order, axis=1),
+            looked_at=np.cumsum(np.bincount(list_of)[order], axis=1),
+            places=np.take_along_axis(place_of, list_of[tuning.best].astype(np.int64), axis=1),
+        )
+
+    def least_share(self, places: NDArray[np.int64], reference: int, target: float) -> float:
+        """Share of the reference's score that the lists at most of these places have."""
+        at_reference = np.maximum(self.scores[:, reference - 1 : reference], _TINY)
+        shares = np.take_along_axis(self.scores, places, axis=1) / at_reference
+        return float(np.quantile(shares, 1 - target, method="lower"))
+
+    def n_lists(self, reference: int, share: float) -> NDArray[np.int64]:
+        """Lists that each query looks into, int64 [n_queries]."""
+        at_reference = np.maximum(self.scores[:, reference - 1 : reference], _TINY)
+        return np.maximum((self.scores >= share * at_reference).sum(axis=1), reference)
+
+
+def _choose_probing(
+    list_of: NDArray[np.integer],
+    means: Floats,
+    deviations: Floats,
+    tuning: Queries,
+    *,
+    k: int,
+    target: float,
+) -> Probing:
+    """The spread and the rule that reach the target by looking at the fewest items."""
+    options = []
+    for spread in _SPREADS:
+        spreads = (spread * deviations).astype(np.float32)
+        met = _Met.of(tuning, list_of, means, spreads)
+        fitting = [one for one in _REFERENCES if one < len(means)]
+        options += [_probing(met, spreads, one, k=k, target=target) for one in fitting]
+    return min(options, key=lambda one: one.scanned_of(k) + _LIST_COST * one.most_of(k))
+
+
+def _probing(met: _Met, spreads: Floats, reference: int, *, k: int, target: float) -> Probing:
+    deepest = met.places.shape[1]
+    depths = np.unique([max(1, int(share * k)) for share in _DEPTHS_PER_K])
+    depths = depths[depths <= deepest]
+    most, shares, scanned = [], [], []
+    for depth in depths:
+        # The last k: where items are denied, these are the ones that will be shown.
+        places = met.places[:, max(0, depth - k) : depth]
+        if reference:
+            strict = target + _LOST_BY_CAP * (1 - target)
+            share = met.least_share(places, reference, strict)
+            n_lists = met.n_lists(reference, share)
+            cap = int(np.quantile(n_lists, _CAPPED_ABOVE, method="higher"))
+        else:
+            cap = 1 + int(np.quantile(places, target, method="inverted_cdf"))
+            share, n_lists = 0.0, np.full(len(places), cap)
+        looked_at = met.looked_at[np.arange(len(places)), np.minimum(n_lists, cap) - 1]
+        most.append(cap)
+        shares.append(share)
+        scanned.append(int(np.ceil(looked_at.mean())))
+    return Probing(
+        reference=reference,
+        spreads=spreads,
+        depths=depths.astype(np.int64),
+        most=np.maximum.accumulate(most).astype(np.int64),
+        shares=np.minimum.accumulate(shares).astype(np.float64),
+        scanned=np.maximum.accumulate(scanned).astype(np.int64),
+    )
+
+
+def _deeper(probing: Probing, *, n_lists: int, n_items: int) -> Probing:
+    """A tenth more lists, and more of them for those who need many."""
+    return replace(
+        probing,
+        most=np.minimum(np.ceil(_CORRECTION * probing.most), n_lists).astype(np.int64),
+        shares=probing.shares - (_CORRECTION - 1) * np.abs(1 - probing.shares) / 2,
+        scanned=np.minimum(np.ceil(_CORRECTION * probing.scanned), n_items).astype(np.int64),
+    )
+
+
+def _blocks(rows: Floats, n: int) -> Iterator[Floats]:
+    for start in range(0, len(rows), n):
+        yield rows[start : start + n]

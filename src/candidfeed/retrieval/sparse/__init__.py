@@ -1,0 +1,1 @@
+"""Training over tables of millions of rows: a step costs the rows it touches."""
