@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +10,8 @@ from candidfeed.data.histories import Histories
 from candidfeed.data.interactions import Interactions
 
 N_USERS, N_ITEMS = 4, 5
+EVERYONE = np.arange(N_USERS)
+EVERYONE = np.arange(N_USERS)
 Row = tuple[int, int, float, float]
 
 
@@ -28,7 +29,7 @@ def log_of(rows: list[Row]) -> Interactions:
 
 
 def items_of(histories: Histories, user: int) -> list[int]:
-    return histories.items[user, : histories.lengths[user]].tolist()
+    return histories.item[histories.starts[user] : histories.starts[user + 1]].tolist()
 
 
 def test_events_stand_oldest_first_and_one_instant_keeps_the_logs_order() -> None:
@@ -40,8 +41,8 @@ def test_a_repeated_item_counts_once_at_its_last_time_with_its_last_value() -> N
     log = log_of([(0, 1, 5, 30), (0, 2, 3, 20), (0, 1, 4, 10), (0, 1, 2, 30)])
     histories = Histories.of(log, max_length=9)
     assert items_of(histories, 0) == [2, 1]
-    assert histories.values[0].tolist() == [3, 2]
-    assert histories.times_s[0].tolist() == [20, 30]
+    assert histories.value.tolist() == [3, 2]
+    assert histories.time_s.tolist() == [20, 30]
 
 
 def test_the_same_item_of_two_users_counts_for_both() -> None:
@@ -60,7 +61,7 @@ def test_without_times_the_order_of_the_log_stands_in() -> None:
     log = log_of([(0, 4, 1, math.nan), (0, 1, 1, math.nan), (0, 3, 1, math.nan)])
     histories = Histories.of(log, max_length=2)
     assert items_of(histories, 0) == [1, 3]
-    assert np.isnan(histories.times_s).all()
+    assert np.isnan(histories.time_s).all()
 
 
 def test_an_event_without_a_time_counts_as_older_than_all_others() -> None:
@@ -70,38 +71,37 @@ def test_an_event_without_a_time_counts_as_older_than_all_others() -> None:
 
 def test_a_user_without_events_has_padding_alone() -> None:
     histories = Histories.of(log_of([(2, 1, 1, 1)]), max_length=9)
-    assert histories.lengths.tolist() == [0, 0, 1, 0]
-    assert histories.items.tolist() == [[N_ITEMS], [N_ITEMS], [1], [N_ITEMS]]
-    assert np.isnan(histories.values[[0, 1, 3]]).all()
-    assert np.isnan(histories.times_s[[0, 1, 3]]).all()
+    padded = histories.padded(EVERYONE)
+    assert padded.lengths.tolist() == histories.lengths.tolist() == [0, 0, 1, 0]
+    assert padded.items.tolist() == [[N_ITEMS], [N_ITEMS], [1], [N_ITEMS]]
+    assert np.isnan(padded.values[[0, 1, 3]]).all()
+    assert np.isnan(padded.times_s[[0, 1, 3]]).all()
 
 
 def test_an_empty_log_is_one_column_of_padding() -> None:
     histories = Histories.of(log_of([]), max_length=9)
-    assert histories.items.tolist() == [[N_ITEMS]] * N_USERS
+    assert histories.padded(EVERYONE).items.tolist() == [[N_ITEMS]] * N_USERS
     assert histories.lengths.tolist() == [0] * N_USERS
 
 
 def test_types_are_those_that_the_models_read() -> None:
-    histories = Histories.of(log_of([(0, 1, 1, 1)]), max_length=9)
-    kinds = [a.dtype for a in (histories.items, histories.values, histories.times_s)]
+    padded = Histories.of(log_of([(0, 1, 1, 1)]), max_length=9).padded(EVERYONE)
+    kinds = [a.dtype for a in (padded.items, padded.values, padded.times_s)]
     assert kinds == [np.int32, np.float32, np.float64]
-    assert histories.lengths.dtype == np.int32
+    assert padded.lengths.dtype == np.int32
 
 
-@pytest.mark.parametrize("width", [1, 2, 5])
-def test_padding_adds_columns_and_changes_nothing_else(width: int) -> None:
-    histories = Histories.of(log_of([(0, 1, 3, 1), (0, 2, 4, 2), (1, 0, 5, 3)]), max_length=9)
-    padded = histories.padded_to(width)
-    before, now = (each.items.shape[1] for each in (histories, padded))
-    assert now == max(before, width)
-    for name in ("items", "values", "times_s"):
-        np.testing.assert_array_equal(getattr(padded, name)[:, :before], getattr(histories, name))
-    assert (padded.items[:, before:] == N_ITEMS).all()
-    assert np.isnan(padded.values[:, before:]).all()
-    assert np.isnan(padded.times_s[:, before:]).all()
-    assert padded.lengths.tolist() == [2, 1, 0, 0]
-    assert padded.n_items == N_ITEMS
+def test_a_wider_batch_has_more_padding_and_a_narrower_one_the_latest_events() -> None:
+    log = log_of([(0, 1, 3, 1), (0, 2, 4, 2), (0, 4, 1, 5), (1, 0, 5, 3)])
+    histories = Histories.of(log, max_length=9)
+    wide, narrow = (histories.padded(np.array([1, 0]), width=width) for width in (4, 2))
+    nothing = N_ITEMS
+    assert wide.items.tolist() == [[0, nothing, nothing, nothing], [1, 2, 4, nothing]]
+    assert narrow.items.tolist() == [[0, nothing], [2, 4]]
+    np.testing.assert_array_equal(narrow.values, [[5, np.nan], [4, 1]])
+    np.testing.assert_array_equal(narrow.times_s, [[3, np.nan], [2, 5]])
+    assert (wide.lengths.tolist(), narrow.lengths.tolist()) == ([1, 3], [1, 2])
+    assert wide.n_items == N_ITEMS
 
 
 def by_loop(rows: list[Row], user: int, max_length: int) -> list[tuple[int, float, float]]:
@@ -132,13 +132,14 @@ some_rows = st.lists(
 @given(rows=some_rows, max_length=st.integers(1, 6))
 def test_histories_are_those_of_a_slow_loop(rows: list[Row], max_length: int) -> None:
     histories = Histories.of(log_of(rows), max_length=max_length)
+    padded = histories.padded(EVERYONE)
     for user in range(N_USERS):
         n = histories.lengths[user]
         expected = np.array(by_loop(rows, user, max_length)).reshape(-1, 3)
         assert n == len(expected)
-        np.testing.assert_array_equal(histories.items[user, :n], expected[:, 0])
-        np.testing.assert_array_equal(histories.values[user, :n], expected[:, 1])
-        np.testing.assert_array_equal(histories.times_s[user, :n], expected[:, 2])
-        assert (histories.items[user, n:] == N_ITEMS).all()
-        assert np.isnan(histories.values[user, n:]).all()
-    assert histories.items.shape[1] == max(1, histories.lengths.max())
+        np.testing.assert_array_equal(padded.items[user, :n], expected[:, 0])
+        np.testing.assert_array_equal(padded.values[user, :n], expected[:, 1])
+        np.testing.assert_array_equal(padded.times_s[user, :n], expected[:, 2])
+        assert (padded.items[user, n:] == N_ITEMS).all()
+        assert np.isnan(padded.values[user, n:]).all()
+    assert padded.items.shape[1] == histories.longest == max(1, histories.lengths.max())

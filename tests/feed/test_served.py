@@ -27,7 +27,8 @@ def some_events(n_users: int = 7, n_items: int = 9, n: int = 60) -> Interactions
 @pytest.mark.parametrize("width", [1, 4, 64])
 def test_a_padded_past_is_the_history_that_training_reads(width: int) -> None:
     events = some_events()
-    histories = Histories.of(events, max_length=width).padded_to(width)
+    everyone = np.arange(events.n_users)
+    histories = Histories.of(events, max_length=width).padded(everyone, width=width)
     pasts = Pasts.of(events)
     for row in range(events.n_users):
         padded = pasts.of_user(row).padded(width, n_items=events.n_items)

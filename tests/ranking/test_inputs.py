@@ -18,10 +18,10 @@ from candidfeed.ranking.inputs import (
     RankerSpace,
     RatingScale,
     UserState,
+    UserStates,
     dense_features,
     nearest_level,
     ranker_inputs,
-    user_states,
 )
 
 NAN = math.nan
@@ -70,8 +70,9 @@ def space_of(log: Interactions, *, like_at: float | None = 4.0) -> RankerSpace:
 
 def states_of(log: Interactions, space: RankerSpace, *, width: int = 1) -> UserState:
     everyone = np.arange(N_USERS, dtype=np.int32)
-    histories = Histories.of(log, max_length=512).padded_to(width)
-    return user_states(histories, USER_BAG, everyone, space.scale)
+    histories = Histories.of(log, max_length=512)
+    past = histories.padded(everyone, width=max(width, histories.longest))
+    return UserState.of(past, USER_BAG, everyone, space.scale)
 
 
 def dense_of(
@@ -84,7 +85,6 @@ def dense_of(
         items,
         tower=scores,
         neighbour=scores + 1,
-        affinity_table=space.affinity_table(),
     )
 
 
@@ -236,15 +236,10 @@ def test_window_lift_compares_an_item_with_the_events_of_its_window() -> None:
     assert (space.items.window_lift[:, -1] == 0).all()
 
 
-def test_rows_of_the_affinity_table_have_length_one() -> None:
-    table = SPACE.affinity_table()
-    expected = np.zeros((N_ITEMS + 1, N_IDS))
-    expected[0, 1] = 1
-    expected[1, [1, 2]] = 0.6, 0.8
-    expected[2, [2, 5]] = 0.6, 0.8
-    expected[3, 4] = -1
-    np.testing.assert_allclose(table, expected, rtol=1e-6)
-    assert table.dtype == np.float32
+def test_an_items_features_have_length_one_together_and_none_stay_zero() -> None:
+    bag = Bag(np.array([[1, 2], [3, 0], [0, 0]], np.int32), np.float32([[3, 4], [2, 0], [0, 0]]))
+    units = replace(SPACE, item_bag=bag).item_units
+    np.testing.assert_allclose(units, [[0.6, 0.8], [1, 0], [0, 0]])
 
 
 # Users
@@ -265,9 +260,8 @@ def test_now_is_a_users_last_event_and_unknown_without_one() -> None:
 
 
 def test_states_are_those_of_the_rows_asked_for() -> None:
-    histories = Histories.of(LOG, max_length=512)
-    rows = np.array([2, 0, 2], dtype=np.int32)
-    some = user_states(histories, USER_BAG, rows, SPACE.scale)
+    rows = np.array([2, 0, 2])
+    some = UserStates.of(LOG, USER_BAG, SPACE.scale).take(rows)
     assert some.row.tolist() == [2, 0, 2]
     assert some.bag.ids.tolist() == [[1], [1], [1]]
     for name in ("history", "tone", "mean_rating", "now_s"):
@@ -359,15 +353,16 @@ def random_world(seed: int, *, n_events: int = 400, width: int = 6) -> tuple:
 @given(seed=st.integers(0, 5), draw=st.data())
 def test_a_candidates_features_are_the_same_bits_in_any_company(seed: int, draw) -> None:
     space, histories, user_bag, rows, tower = random_world(seed)
-    state = user_states(histories, user_bag, rows, space.scale)
+    state = UserState.of(histories.padded(rows), user_bag, rows, space.scale)
     everything = np.tile(np.arange(space.n_items, dtype=np.int32), (len(rows), 1))
     full = dense_of(space, state, everything, tower=tower)
     users = np.array(draw.draw(st.lists(st.integers(0, 29), min_size=1, max_size=9)))
     items = draw.draw(st.lists(st.integers(0, space.n_items), min_size=1, max_size=70))
     asked = np.tile(np.array(items, dtype=np.int32), (len(users), 1))
     # A longer history elsewhere pads this one too.
-    wider = histories.padded_to(draw.draw(st.sampled_from([1, 31, 64, 200])))
-    some = user_states(wider, user_bag, rows, space.scale).take(users)
+    width = histories.longest + draw.draw(st.sampled_from([0, 1, 31, 64, 200]))
+    wider = histories.padded(rows, width=width)
+    some = UserState.of(wider, user_bag, rows, space.scale).take(users)
     scores = np.pad(tower, ((0, 0), (0, 1)))[users[:, None], asked]
     found = dense_of(space, some, asked, tower=scores)
     padded = np.pad(full, ((0, 0), (0, 1), (0, 0)))
@@ -376,15 +371,18 @@ def test_a_candidates_features_are_the_same_bits_in_any_company(seed: int, draw)
 
 def test_affinities_are_the_dot_products_of_the_dense_table() -> None:
     space, histories, user_bag, rows, tower = random_world(1)
-    state = user_states(histories, user_bag, rows, space.scale)
+    state = UserState.of(histories.padded(rows), user_bag, rows, space.scale)
     everything = np.tile(np.arange(space.n_items, dtype=np.int32), (len(rows), 1))
     found = by_name(dense_of(space, state, everything, tower=tower))
-    table = space.affinity_table().astype(np.float64)
+    table = np.zeros((space.n_items, space.n_item_ids))
+    places = np.arange(space.n_items)[:, None]
+    table[places, space.item_bag.ids] = space.item_bag.weights
+    table /= np.linalg.norm(table, axis=1, keepdims=True)
     for user in range(len(rows)):
         n = histories.lengths[user]
-        seen = table[histories.items[user, :n]]
-        affinity = table[:-1] @ seen.sum(axis=0) / max(1, n)
-        liked = table[:-1] @ (state.tone[user, :n] @ seen) / math.sqrt(max(1, n))
+        seen = table[state.history[user, :n]]
+        affinity = table @ seen.sum(axis=0) / max(1, n)
+        liked = table @ (state.tone[user, :n] @ seen) / math.sqrt(max(1, n))
         np.testing.assert_allclose(found["affinity"][user], affinity, atol=1e-6)
         np.testing.assert_allclose(found["liked_affinity"][user], liked, atol=1e-5)
 
@@ -468,13 +466,13 @@ def test_a_candidate_may_come_twice() -> None:
 
 def test_nobody_s_history_is_taken_for_another_s() -> None:
     space, histories, user_bag, rows, _ = random_world(2)
-    state = user_states(histories, user_bag, rows, space.scale)
+    state = UserState.of(histories.padded(rows), user_bag, rows, space.scale)
     items = np.tile(np.arange(space.n_items + 1, dtype=np.int32), (len(rows), 1))
     dense = np.zeros((*items.shape, len(DENSE_FEATURES)), np.float32)
     inputs = ranker_inputs(space, state, items, dense)
     for user in range(len(rows)):
         n = histories.lengths[user]
-        own = dict(zip(histories.items[user, :n], state.tone[user, :n], strict=True))
+        own = dict(zip(state.history[user, :n], state.tone[user, :n], strict=True))
         expected = [own.get(item, 0.0) for item in range(space.n_items + 1)]
         np.testing.assert_array_equal(inputs["own_tone"][user], expected)
         inside = [item in own for item in range(space.n_items + 1)]

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from candidfeed.data.features import Bag
-from candidfeed.data.histories import Histories
 from candidfeed.data.interactions import Interactions
-from candidfeed.ranking.inputs import DENSE_FEATURES, RankerSpace, UserState, user_states
+from candidfeed.ranking.inputs import DENSE_FEATURES, RankerSpace, UserStates
 from candidfeed.ranking.training import (
     NO_LABEL,
     CandidateLists,
@@ -46,9 +45,8 @@ def space_of(*, like_at: float | None = 4.0) -> RankerSpace:
     return RankerSpace.fit(LOG, ITEM_BAG, 3, like_at)
 
 
-def states_in(space: RankerSpace) -> UserState:
-    histories = Histories.of(LOG, max_length=64)
-    return user_states(histories, USER_BAG, np.arange(N_USERS, dtype=np.int32), space.scale)
+def states_in(space: RankerSpace) -> UserStates:
+    return UserStates.of(LOG, USER_BAG, space.scale)
 
 
 def candidate_lists() -> CandidateLists:

@@ -61,8 +61,8 @@ def test_nothing_of_the_test_part_is_read_and_one_seed_gives_the_same_bits(
 def test_states_and_scores_read_the_history_that_is_given(pair: TwoStage, split: Split) -> None:
     assert len(split.history) > 0
     known = split.known.matrix
-    for user in range(len(split.users)):
-        read = pair.states.history[user]
+    states = pair.states.take(np.arange(len(split.users)))
+    for user, read in enumerate(states.history):
         assert set(read[read < len(split.items)]) == set(known[user].indices)
 
 

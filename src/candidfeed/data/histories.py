@@ -1,22 +1,25 @@
-"""Each user's history as one padded array: what both stages read of the past."""
+"""Each user's history: what both stages read of the past."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from candidfeed.data.interactions import Interactions
 
+_Number = TypeVar("_Number", bound=np.number)
+
 
 @dataclass(frozen=True)
-class Histories:
-    """The latest events of each user, oldest first, padded at the end.
+class PaddedHistories:
+    """The histories of a batch of users as one array, oldest event first, padded at the end.
 
     Attributes:
-        items: int32 [n_users, length]; `n_items` is padding.
-        values: float32 [n_users, length]; the event's value, NaN where it has none or is padding.
-        times_s: float64 [n_users, length]; NaN where unknown or padding.
-        lengths: int32 [n_users].
+        items: int32 [b, width]; `n_items` is padding.
+        values: float32 [b, width]; the event's value, NaN where it has none or is padding.
+        times_s: float64 [b, width]; NaN where unknown or padding.
+        lengths: int32 [b].
         n_items: the item rows; also the padding.
     """
 
@@ -26,38 +29,75 @@ class Histories:
     lengths: NDArray[np.int32]
     n_items: int
 
+
+@dataclass(frozen=True)
+class Histories:
+    """The latest events of each user, oldest first, one user after the other.
+
+    Attributes:
+        starts: where each user's events begin, int64 [n_users + 1]; the last is their number.
+        item: int32 [n].
+        value: float32 [n]; NaN where the event has none.
+        time_s: float64 [n]; NaN where unknown.
+        n_items: the item rows; also what is padded with.
+    """
+
+    starts: NDArray[np.int64]
+    item: NDArray[np.int32]
+    value: NDArray[np.float32]
+    time_s: NDArray[np.float64]
+    n_items: int
+
     @staticmethod
     def of(events: Interactions, *, max_length: int) -> "Histories":
         """The latest `max_length` events of each user, in the order of `chronological`."""
         events = chronological(events)
-        user, counts = events.user, np.bincount(events.user, minlength=events.n_users)
+        counts = np.bincount(events.user, minlength=events.n_users)
         from_end = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(len(events))
-        kept = from_end < max_length
-        events, user, from_end = events.take(kept), user[kept], from_end[kept]
-        lengths = np.minimum(counts, max_length).astype(np.int32)
-        width = max(1, int(lengths.max(initial=1)))
-        place = lengths[user] - 1 - from_end
-        items = np.full((events.n_users, width), events.n_items, dtype=np.int32)
-        values = np.full((events.n_users, width), np.nan, dtype=np.float32)
-        times_s = np.full((events.n_users, width), np.nan)
-        items[user, place] = events.item
-        values[user, place] = events.value
-        times_s[user, place] = events.time_s
-        return Histories(items, values, times_s, lengths, events.n_items)
+        events = events.take(from_end < max_length)
+        ends = np.cumsum(np.minimum(counts, max_length))
+        starts = np.concatenate([np.zeros(1, np.int64), ends])
+        return Histories(starts, events.item, events.value, events.time_s, events.n_items)
 
-    def padded_to(self, width: int) -> "Histories":
-        """The same with at least `width` columns, so that two parts share one compiled shape."""
-        more = width - self.items.shape[1]
-        if more <= 0:
-            return self
-        pad = ((0, 0), (0, more))
-        return Histories(
-            np.pad(self.items, pad, constant_values=self.n_items),
-            np.pad(self.values, pad, constant_values=np.nan),
-            np.pad(self.times_s, pad, constant_values=np.nan),
-            self.lengths,
-            self.n_items,
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Events of each user, int32 [n_users]."""
+        return np.diff(self.starts).astype(np.int32)
+
+    @property
+    def longest(self) -> int:
+        """Events of the user who has most, at least 1."""
+        return max(1, int(np.diff(self.starts).max(initial=1)))
+
+    def padded(self, users: NDArray[np.integer], *, width: int | None = None) -> PaddedHistories:
+        """The histories of these users.
+
+        Args:
+            width: events of a row; the longest of all users' histories where None. Of a longer
+                history the latest events are taken.
+        """
+        width = self.longest if width is None else width
+        ends = self.starts[1:][users]
+        lengths = np.minimum(ends - self.starts[:-1][users], width)
+        place = np.arange(width)
+        real = place < lengths[:, None]
+        at = (ends - lengths)[:, None] + place
+        return PaddedHistories(
+            items=_filled(self.item, at, real, self.n_items),
+            values=_filled(self.value, at, real, np.nan),
+            times_s=_filled(self.time_s, at, real, np.nan),
+            lengths=lengths.astype(np.int32),
+            n_items=self.n_items,
         )
+
+
+def _filled(
+    column: NDArray[_Number], at: NDArray[np.integer], real: NDArray[np.bool_], padding: float
+) -> NDArray[_Number]:
+    """The column at these places where they are real, else the padding."""
+    found = np.full(real.shape, padding, column.dtype)
+    found[real] = column[at[real]]
+    return found
 
 
 def chronological(events: Interactions) -> Interactions:

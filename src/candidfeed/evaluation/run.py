@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+import scipy.sparse as sp
 
 from candidfeed.data.features import Bag
 from candidfeed.data.splits import Split, check_no_leak, make_split
@@ -17,7 +17,6 @@ from candidfeed.evaluation.ranking_metrics import RankingFigures, Scorer, evalua
 from candidfeed.evaluation.rating_baselines import fit_rating_baselines
 from candidfeed.evaluation.rating_metrics import evaluate_likes, evaluate_ratings
 from candidfeed.evaluation.report import EvaluationReport, SeedRun, summarise
-from candidfeed.ranking.inputs import RankerSpace
 from candidfeed.retrieval.training import TowerSettings
 from candidfeed.training.scorers import RankEverything, TwoStageScorer, predict_ratings
 from candidfeed.training.two_stage import (
@@ -158,7 +157,7 @@ class _Deep:
     seconds_choosing: dict[str, float]
     chosen: dict[str, dict[str, object]]
     item_bag: Bag
-    item_vectors: NDArray[np.float32] | None
+    item_vectors: sp.csr_matrix | None
 
 
 @dataclass(frozen=True)
@@ -232,13 +231,14 @@ def _deep_models(pair: TwoStage) -> tuple[_Deep, dict[str, str]]:
     }
     for seconds in (fit, choosing):
         seconds["two-stage"] = seconds["retrieval"] + seconds["ranker"]
+    features = pair.features
     deep = _Deep(
         scorers=scorers,
         seconds={name: fit[name] for name in scorers},
         seconds_choosing={name: choosing[name] for name in scorers},
         chosen=_chosen(pair),
-        item_bag=pair.features.item_bag,
-        item_vectors=_item_vectors(pair.ranker.space),
+        item_bag=features.item_bag,
+        item_vectors=_item_vectors(features.item_bag, features.item_map.n_ids),
     )
     return deep, left_out
 
@@ -253,9 +253,14 @@ def _chosen(pair: TwoStage) -> dict[str, dict[str, object]]:
     return {"retrieval": tower, "ranker": {**ranker, **own}}
 
 
-def _item_vectors(space: RankerSpace) -> NDArray[np.float32] | None:
+def _item_vectors(bag: Bag, n_ids: int) -> sp.csr_matrix | None:
     """Item features for the diversity of lists; None where the data set has none."""
-    return space.affinity_table()[:-1] if space.n_item_ids > 1 else None
+    if n_ids <= 1:
+        return None
+    n_items, width = bag.ids.shape
+    ends = np.arange(0, n_items * width + 1, width)
+    parts = (bag.weights.ravel(), bag.ids.ravel(), ends)
+    return sp.csr_matrix(parts, shape=(n_items, n_ids))
 
 
 def _rank(scorers: Mapping[str, Scorer], split: Split) -> dict[str, RankingFigures]:
@@ -266,7 +271,7 @@ def _rank(scorers: Mapping[str, Scorer], split: Split) -> dict[str, RankingFigur
 
 
 def _ranking_figures(
-    ranked: Mapping[str, RankingFigures], split: Split, vectors: NDArray[np.float32] | None
+    ranked: Mapping[str, RankingFigures], split: Split, vectors: sp.csr_matrix | None
 ) -> dict[str, Figures]:
     """By model: how well it ranks, and what its lists are like."""
     train, known = split.train.matrix, split.known.matrix

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from candidfeed.feed.exported import Arrays
 from candidfeed.feed.served import FeedSettings, Floats, Person, Rows, Served
 from candidfeed.ranking.inputs import RankerSpace, UserState, dense_features, ranker_inputs
-from candidfeed.ranking.inputs import user_states as states_of
 
 # Ratings that an item's share of likes is drawn to the share of all by.
 _SHRINK_RATINGS = 5.0
@@ -49,9 +48,9 @@ def tower_inputs(person: Person, settings: FeedSettings, *, n_items: int) -> Arr
 
 def user_state(space: RankerSpace, person: Person, *, width: int, now_s: float) -> UserState:
     """What the ranker knows of the person, as a batch of one."""
-    history = person.past.padded(width, n_items=space.n_items)
-    state = states_of(history, person.bag, np.zeros(1, np.int32), space.scale)
-    return replace(state, row=np.array([person.row], np.int32), now_s=np.array([now_s]))
+    past = person.past.padded(width, n_items=space.n_items)
+    state = UserState.of(past, person.bag, np.array([person.row], np.int32), space.scale)
+    return replace(state, now_s=np.array([now_s]))
 
 
 def ranked_heads(
@@ -70,9 +69,8 @@ def ranked_heads(
     items[0, : len(rows)], tower[0, : len(rows)] = rows, tower_scores
     state = user_state(space, person, width=settings.ranker_width, now_s=now_s)
     dense = dense_features(
-        space, state, items, tower=tower, neighbour=neighbour_scores(served, person, items),
-        affinity_table=served.affinity_table,
-    )  # fmt: skip
+        space, state, items, tower=tower, neighbour=neighbour_scores(served, person, items)
+    )
     predicted = served.ranker(ranker_inputs(space, state, items, dense))
     logit = predicted["engaged"][0, : len(rows)].astype(np.float64)
     p_level = predicted["rating"][0, : len(rows)].astype(np.float64)

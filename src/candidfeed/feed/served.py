@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from candidfeed.data.features import Bag, FeatureMap
-from candidfeed.data.histories import Histories, chronological
+from candidfeed.data.histories import PaddedHistories, chronological
 from candidfeed.data.interactions import Interactions
 from candidfeed.data.vocabulary import UNKNOWN, Vocabulary
 from candidfeed.feed.exported import ExportedFunction
@@ -65,7 +65,7 @@ class Past:
     def __len__(self) -> int:
         return len(self.items)
 
-    def padded(self, width: int, *, n_items: int) -> Histories:
+    def padded(self, width: int, *, n_items: int) -> PaddedHistories:
         """The latest `width` events as the history of one user, padded to exactly `width`."""
         n = min(len(self), width)
         last = slice(len(self) - n, None)
@@ -74,7 +74,7 @@ class Past:
         times_s = np.full((1, width), np.nan)
         items[0, :n], values[0, :n] = self.items[last], self.values[last]
         times_s[0, :n] = self.times_s[last]
-        return Histories(items, values, times_s, np.array([n], np.int32), n_items)
+        return PaddedHistories(items, values, times_s, np.array([n], np.int32), n_items)
 
     def without(self, item: int) -> "Past":
         """The same as if the user had never touched this item."""
@@ -183,10 +183,6 @@ class Served:
     def item_vectors(self) -> Floats:
         """As they were built, float32 [n_items, dim]."""
         return self.index.base.vectors
-
-    @cached_property
-    def affinity_table(self) -> Floats:
-        return self.space.affinity_table()
 
     @cached_property
     def n_people(self) -> NDArray[np.int64]:

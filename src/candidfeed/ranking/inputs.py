@@ -1,13 +1,13 @@
 """From rows to the ranker's arrays: one piece of code for training and for serving, in NumPy."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from candidfeed.data.features import Bag
-from candidfeed.data.histories import Histories
+from candidfeed.data.histories import Histories, PaddedHistories
 from candidfeed.data.interactions import Interactions
 
 MAX_HISTORY = 512
@@ -149,16 +149,15 @@ class RankerSpace:
         bins = np.searchsorted(self.time_edges, np.nan_to_num(time_s), side="right")
         return np.where(np.isnan(time_s), len(self.time_edges) + 1, bins).astype(np.int32)
 
-    def affinity_table(self) -> Floats:
-        """Features of each item as a row of length 1, float32 [n_items + 1, n_item_ids].
+    @cached_property
+    def item_units(self) -> Floats:
+        """Weights of `item_bag` with which each item has length 1, float32 [n_items, width].
 
-        The last row, for padding, is zero; so is column 0, and the row of an item without features.
+        An item without features has length 0.
         """
-        table = np.zeros((self.n_items + 1, self.n_item_ids), np.float32)
-        rows = np.arange(self.n_items)[:, None]
-        np.add.at(table, (rows, self.item_bag.ids), self.item_bag.weights)
-        norms = np.linalg.norm(table, axis=1, keepdims=True)
-        return table / np.maximum(norms, 1e-6)
+        weights = self.item_bag.weights
+        norms = np.linalg.norm(weights, axis=1, keepdims=True)
+        return (weights / np.maximum(norms, 1e-6)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -191,25 +190,58 @@ class UserState:
             now_s=self.now_s[places],
         )
 
+    @staticmethod
+    def of(
+        past: PaddedHistories, bag: Bag, row: NDArray[np.int32], scale: RatingScale
+    ) -> "UserState":
+        """State of the users whose past and features these are; now = their last event."""
+        values, lengths = past.values, past.lengths
+        rated = np.isfinite(values) & (scale.like_at is not None)
+        deviation = _sum_of_rows(rated, values.astype(np.float64) - scale.mean)
+        mean = scale.mean + deviation / (rated.sum(axis=1) + _SHRINK_EVENTS)
+        tone = np.where(rated, values - mean[:, None], 0.0)
+        last = past.times_s[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
+        return UserState(
+            row=row,
+            bag=bag,
+            history=past.items,
+            tone=tone.astype(np.float32),
+            mean_rating=mean.astype(np.float32),
+            now_s=np.where(lengths > 0, last, np.nan),
+        )
 
-def user_states(
-    histories: Histories, user_bag: Bag, rows: NDArray[np.int32], scale: RatingScale
-) -> UserState:
-    """State of the users at these places of `histories` and `user_bag`, now = their last event."""
-    values, lengths = histories.values[rows], histories.lengths[rows]
-    rated = np.isfinite(values) & (scale.like_at is not None)
-    deviation = _sum_of_rows(rated, values.astype(np.float64) - scale.mean)
-    mean = scale.mean + deviation / (rated.sum(axis=1) + _SHRINK_EVENTS)
-    tone = np.where(rated, values - mean[:, None], 0.0)
-    last = histories.times_s[rows, np.maximum(lengths - 1, 0)]
-    return UserState(
-        row=rows.astype(np.int32),
-        bag=Bag(user_bag.ids[rows], user_bag.weights[rows]),
-        history=histories.items[rows],
-        tone=tone.astype(np.float32),
-        mean_rating=mean.astype(np.float32),
-        now_s=np.where(lengths > 0, last, np.nan),
-    )
+
+@dataclass(frozen=True)
+class UserStates:
+    """The state of every user row, made when it is asked for.
+
+    Attributes:
+        histories: the latest events of every user, at most MAX_HISTORY.
+        bag: features of every user.
+    """
+
+    histories: Histories
+    bag: Bag
+    scale: RatingScale
+
+    @staticmethod
+    def of(known: Interactions, bag: Bag, scale: RatingScale) -> "UserStates":
+        """With `known` as the users' past."""
+        return UserStates(Histories.of(known, max_length=MAX_HISTORY), bag, scale)
+
+    def __len__(self) -> int:
+        return len(self.bag)
+
+    @cached_property
+    def width(self) -> int:
+        """Events of a history in every batch."""
+        return self.histories.longest
+
+    def take(self, rows: NDArray[np.integer]) -> UserState:
+        """The states of these user rows."""
+        past = self.histories.padded(rows, width=self.width)
+        bag = Bag(self.bag.ids[rows], self.bag.weights[rows])
+        return UserState.of(past, bag, rows.astype(np.int32), self.scale)
 
 
 def dense_features(
@@ -219,14 +251,12 @@ def dense_features(
     *,
     tower: Floats,
     neighbour: Floats,
-    affinity_table: Floats,
 ) -> Floats:
     """float32 [b, c, len(DENSE_FEATURES)] of candidates `items` int32 [b, c]; padding gives zeros.
 
     Args:
         tower: score of the two-tower model, float32 [b, c].
         neighbour: score of the neighbour model, float32 [b, c].
-        affinity_table: `space.affinity_table()`.
     """
     stats, real = space.items, items < space.n_items
     item = np.where(real, items, 0)
@@ -248,9 +278,8 @@ def dense_features(
         "history_log_count": user_count,
         "count_gap": stats.log_count[item] - user_count,
         "user_mean_rating": state.mean_rating[:, None],
-        "affinity": _affinity(space, state, item, inside, affinity_table) / length,
-        "liked_affinity": _affinity(space, state, item, state.tone, affinity_table)
-        / np.sqrt(length),
+        "affinity": _affinity(space, state, item, inside.astype(np.float32)) / length,
+        "liked_affinity": _affinity(space, state, item, state.tone) / np.sqrt(length),
     }
     shown = [np.broadcast_to(columns[name], items.shape) for name in DENSE_FEATURES]
     return np.where(real[..., None], np.stack(shown, axis=-1), 0.0).astype(np.float32)
@@ -260,29 +289,26 @@ def _affinity(
     space: RankerSpace,
     state: UserState,
     item: NDArray[np.int32],
-    weights: NDArray[np.generic],
-    affinity_table: Floats,
+    weights: Floats,
 ) -> Floats:
     """Dot product of each item's features with the weighted sum of the history's.
 
     Args:
         item: rows of real items, int32 [b, c].
-        weights: of the history's events, [b, h].
+        weights: of the history's events, float32 [b, h]; 0 where it is padding.
 
     Returns:
         float32 [b, c].
     """
-    b, h = state.history.shape
-    places = np.arange(0, b * h + 1, h)
-    shape = (b, space.n_items + 1)
-    events = sp.csr_matrix(
-        (weights.astype(np.float32).ravel(), state.history.ravel(), places), shape=shape
-    )
-    profile = events @ affinity_table
-    # Of an item's row in the table only the ids of its bag are not zero.
-    ids = space.item_bag.ids[item]
-    units = affinity_table[item[..., None], ids]
-    return (profile[np.arange(b)[:, None, None], ids] * units).sum(axis=-1)
+    users, places = np.nonzero(weights)
+    touched = state.history[users, places]
+    ids, units = space.item_bag.ids, space.item_units
+    shares = weights[users, places][:, None] * units[touched]
+    at = users[:, None] * space.n_item_ids + ids[touched]
+    shape = (len(item), space.n_item_ids)
+    profile = np.bincount(at.ravel(), shares.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
+    found = profile[np.arange(len(item))[:, None, None], ids[item]] * units[item]
+    return found.sum(axis=-1).astype(np.float32)
 
 
 def _sum_of_rows(mask: NDArray[np.bool_], values: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from candidfeed.ranking.feature_choice import choose_features, reads
 from candidfeed.ranking.inputs import (
     DENSE_FEATURES,
     RankerSpace,
-    UserState,
+    UserStates,
     nearest_level,
     ranker_inputs,
 )
@@ -106,7 +106,7 @@ class RankerBatches(keras.utils.PyDataset):
         space: RankerSpace,
         *,
         rated: Interactions | None,
-        states: UserState,
+        states: UserStates,
         lists: CandidateLists | None,
         settings: RankerSettings,
         seed: int,
@@ -114,7 +114,7 @@ class RankerBatches(keras.utils.PyDataset):
         super().__init__(workers=1, use_multiprocessing=False)
         self.space, self.states, self.lists, self.settings = space, states, lists, settings
         self.rated = rated if rated is not None and len(rated) else None
-        self.n_users = len(states.row)
+        self.n_users = len(states)
         self.rng = np.random.default_rng(seed)
         self.on_epoch_end()
 
@@ -151,7 +151,7 @@ class RankerBatches(keras.utils.PyDataset):
         b = self.settings.lists_per_batch
         dealt = self.rated_lists[np.arange(step * b, (step + 1) * b) % len(self.rated_lists)]
         inputs = self._rated_batch(dealt)[0]
-        inputs["user"] = self.states.row[self.rated.user[np.maximum(dealt[:, 0], 0)]]
+        inputs["user"] = self.rated.user[np.maximum(dealt[:, 0], 0)]
         return dealt, inputs
 
     def _deal(self) -> NDArray[np.int64]:
@@ -214,7 +214,7 @@ def fit_ranker(
     n_users: int,
     n_user_ids: int,
     rated: Interactions | None,
-    states: UserState,
+    states: UserStates,
     lists: CandidateLists | None,
     settings: RankerSettings,
     seed: int,
@@ -224,7 +224,7 @@ def fit_ranker(
 
     Args:
         rated: events with a rating; None where the log has none.
-        states: one entry a user row, as the rated rows' users are known.
+        states: of all users, as the rated rows' users are known.
         lists: candidates with feedback; None or none at all trains the rating head alone.
 
     Where there is neither, both heads stay as they begin: every candidate is equal.
@@ -271,7 +271,7 @@ def fit_ranker(
 
 
 def _input_shapes(
-    space: RankerSpace, states: UserState, settings: RankerSettings
+    space: RankerSpace, states: UserStates, settings: RankerSettings
 ) -> dict[str, tuple[int, ...]]:
     state = states.take(np.zeros(settings.lists_per_batch, np.int32))
     items = np.zeros((settings.lists_per_batch, settings.list_length), np.int32)

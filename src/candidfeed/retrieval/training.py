@@ -140,7 +140,7 @@ class TowerScorer:
 
     def _inputs(self, users: NDArray[np.integer], width: int) -> dict[str, NDArray[np.generic]]:
         return {
-            "history": self.history.items[users, :width],
+            "history": self.history.padded(users, width=width).items,
             "feature_ids": self.user_bag.ids[users],
             "feature_weights": self.user_bag.weights[users],
         }
@@ -169,14 +169,13 @@ class HiddenHistories(keras.utils.PyDataset):
     def on_epoch_end(self) -> None:
         order = self.rng.permutation(self.users)
         self.order = np.resize(order, len(self) * self.batch_size)
-        width = self.history.items.shape[1]
-        shape = (len(self.order), min(width, MAX_TRAINED_HISTORY))
+        shape = (len(self.order), min(self.history.longest, MAX_TRAINED_HISTORY))
         self.draws = self.rng.random(shape, dtype=np.float32)
 
     def __getitem__(self, step: int) -> tuple[dict[str, NDArray[np.generic]], NDArray[np.float32]]:
         places = slice(step * self.batch_size, (step + 1) * self.batch_size)
         users, draws = self.order[places], self.draws[places]
-        touched = self.history.items[users]
+        touched = self.history.padded(users).items
         padding = self.history.n_items
         rows = np.arange(len(users))[:, None]
         items = touched[rows, self._drawn(touched)]
@@ -318,7 +317,7 @@ def _validation_batch(
     users = asked.users
     known = Histories.of(asked.known, max_length=MAX_HISTORY)
     inputs = {
-        "history": known.items[users],
+        "history": known.padded(users).items,
         "feature_ids": user_bag.ids[users],
         "feature_weights": user_bag.weights[users],
     }

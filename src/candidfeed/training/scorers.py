@@ -43,13 +43,13 @@ class TwoStageScorer:
     def scores(self, users: NDArray[np.int32]) -> Floats:
         """float32 [len(users), n_items]; candidates lie above 0, all others below."""
         pair, parts = self.pair, []
-        known, table = pair.split.known, pair.ranker.space.affinity_table()
+        known = pair.split.known
         for start in range(0, len(users), _USERS_AT_ONCE):
             part = users[start : start + _USERS_AT_ONCE]
             tower, neighbour = pair.sources.scores(part)
             items = best_unseen(tower, known, part, pair.settings.n_candidates)
             states = pair.states.take(part)
-            dense = dense_of(pair.ranker.space, states, items, tower, neighbour, table)
+            dense = dense_of(pair.ranker.space, states, items, tower, neighbour)
             values = value_of(
                 pair, _predict(pair.ranker.model, pair.ranker.space, states, items, dense)
             )
@@ -70,13 +70,12 @@ class RankEverything:
         """float32 [len(users), n_items]."""
         pair, parts = self.pair, []
         space = pair.ranker.space
-        table = space.affinity_table()
         for start in range(0, len(users), _USERS_AT_ONCE):
             part = users[start : start + _USERS_AT_ONCE]
             tower, neighbour = pair.sources.scores(part)
             items = np.tile(np.arange(space.n_items, dtype=np.int32), (len(part), 1))
             states = pair.states.take(part)
-            dense = dense_of(space, states, items, tower, neighbour, table)
+            dense = dense_of(space, states, items, tower, neighbour)
             parts.append(value_of(pair, _predict(pair.ranker.model, space, states, items, dense)))
         return np.concatenate(parts)
 

@@ -11,18 +11,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from candidfeed.data.histories import Histories
 from candidfeed.data.interactions import Interactions
 from candidfeed.data.splits import Split, inner_split
 from candidfeed.data.tables import Dataset
 from candidfeed.errors import DataError
-from candidfeed.ranking.inputs import (
-    MAX_HISTORY,
-    RankerSpace,
-    UserState,
-    dense_features,
-    user_states,
-)
+from candidfeed.ranking.inputs import RankerSpace, UserState, UserStates, dense_features
 from candidfeed.ranking.training import (
     CandidateLists,
     FittedRanker,
@@ -104,7 +97,7 @@ class TwoStage:
     """Both stages, fitted on one split's train part, ready to be asked about its users.
 
     Attributes:
-        states: one entry a user row, as known (train and history) when asked.
+        states: of all users, as known (train and history) when asked.
         lists: the candidates that the ranker learned engagement from.
         seconds: wall time by step.
     """
@@ -115,7 +108,7 @@ class TwoStage:
     tower: FittedTower
     sources: Sources
     ranker: FittedRanker
-    states: UserState
+    states: UserStates
     lists: CandidateLists
     seconds: dict[str, float]
 
@@ -252,13 +245,13 @@ def _fit_on_train(
         n_users=len(split.users),
         n_user_ids=features.user_map.n_ids,
         rated=rated_rows(split.train, like_at),
-        states=states_of(split.train, split, features, space),
+        states=UserStates.of(split.train, features.user_bag, space.scale),
         lists=lists,
         settings=settings.ranker,
         seed=seed,
     )
     clock.stop()
-    states = states_of(split.known, split, features, space)
+    states = UserStates.of(split.known, features.user_bag, space.scale)
     return TwoStage(split, features, settings, tower, sources, ranker, states, lists, clock.seconds)
 
 
@@ -273,14 +266,13 @@ def candidate_lists(
     space = RankerSpace.fit(split.train, features.item_bag, features.item_map.n_ids, like_at)
     users = np.unique(split.test.user).astype(np.int32)
     known, target = split.known, split.test.matrix
-    states = states_of(known, split, features, space)
-    table = space.affinity_table()
+    states = UserStates.of(known, features.user_bag, space.scale)
     parts = []
     for start in range(0, len(users), _LISTS_AT_ONCE):
         part = users[start : start + _LISTS_AT_ONCE]
         tower, neighbour = sources.scores(part)
         items = best_unseen(tower, known, part, n_candidates)
-        dense = dense_of(space, states.take(part), items, tower, neighbour, table)
+        dense = dense_of(space, states.take(part), items, tower, neighbour)
         at = np.arange(len(part))[:, None]
         hits = np.pad(target[part].toarray(), ((0, 0), (0, 1)))[at, items]
         engaged = np.where(items < space.n_items, hits, -1.0).astype(np.float32)
@@ -313,7 +305,6 @@ def dense_of(
     items: NDArray[np.int32],
     tower: Floats,
     neighbour: Floats,
-    affinity_table: Floats,
 ) -> Floats:
     """Dense features of candidates whose stage-one scores stand in full rows, [b, n_items]."""
     at, item = np.arange(len(items))[:, None], np.minimum(items, space.n_items - 1)
@@ -323,17 +314,7 @@ def dense_of(
         items,
         tower=tower[at, item],
         neighbour=neighbour[at, item],
-        affinity_table=affinity_table,
     )
-
-
-def states_of(
-    known: Interactions, split: Split, features: SideFeatures, space: RankerSpace
-) -> UserState:
-    """The state of every user row, with `known` as their past."""
-    rows = np.arange(len(split.users), dtype=np.int32)
-    histories = Histories.of(known, max_length=MAX_HISTORY)
-    return user_states(histories, features.user_bag, rows, space.scale)
 
 
 def rated_rows(events: Interactions, like_at: float | None) -> Interactions | None:
