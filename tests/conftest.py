@@ -132,11 +132,12 @@ def tiny_settings() -> "TwoStageSettings":
     """Few epochs, fewer candidates than items, and both heads in the value."""
     from candidfeed.ranking.training import RankerSettings
     from candidfeed.retrieval.training import TowerSettings
+    from candidfeed.training.stage_one import StageOneSettings
     from candidfeed.training.two_stage import TwoStageSettings
 
     return TwoStageSettings(
         n_candidates=20,
-        tower=TowerSettings(n_epochs=3),
+        stage_one=StageOneSettings(tower=TowerSettings(n_epochs=3)),
         ranker=RankerSettings(n_epochs=3),
         value_weights={"engaged": 1.0, "liked": 0.5},
     )

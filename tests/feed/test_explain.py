@@ -8,7 +8,6 @@ import pytest
 import scipy.sparse as sp
 
 from candidfeed.feed.explain import history_reasons, popular_reasons, strongest
-from candidfeed.feed.scoring import neighbour_scores
 from candidfeed.feed.served import Neighbours, Past, Person, Served
 from candidfeed.ranking.inputs import RatingScale
 
@@ -47,14 +46,11 @@ def test_removing_the_cited_item_lowers_the_score_most_and_removing_another_does
     rows = np.arange(tiny_served.n_items, dtype=np.int32)
     for user_id in tiny_served.users.ids[:20]:
         person = tiny_served.person(user_id)
-        score = neighbour_scores(tiny_served, person, rows[None])[0]
+        scores = tiny_served.neighbours.scores
+        score = scores(person.past.items)
         cited, adds = strongest(tiny_served, person.past, rows)
         after = {
-            place: neighbour_scores(
-                tiny_served,
-                replace(person, past=person.past.without(item)),
-                rows[None],
-            )[0]
+            place: scores(person.past.without(item).items)
             for place, item in enumerate(person.past.items)
         }
         falls = np.stack([score - after[place] for place in range(len(person.past))])

@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 from candidfeed.feed.pipeline import (
     POPULAR,
     TOWER,
+    TRENDING,
     Candidates,
+    Proposed,
     eligible,
+    merge,
     propose,
     recommend,
     select,
 )
-from candidfeed.feed.scoring import ranked_heads
+from candidfeed.feed.scoring import ranked_heads, view_of
 from candidfeed.feed.served import Past, Person, Served
 from candidfeed.release.bundle import read_release
 from candidfeed.training.scorers import TwoStageScorer
@@ -100,12 +103,16 @@ def test_a_score_is_the_same_to_the_last_bit_alone_among_others_and_in_any_order
     tiny_served.compile(quickly=quickly)
     rng = np.random.default_rng(1)
     for person in people(tiny_served)[:4]:
-        found = propose(tiny_served, person)
+        view = view_of(tiny_served, person)
+        kept, _ = eligible(propose(tiny_served, person, view), person.past)
+        found = merge(tiny_served, kept, view)
 
         def heads(places: np.ndarray, person: Person = person, found: Candidates = found) -> Any:
+            some = found.take(places)
             scored = ranked_heads(
-                tiny_served, person, found.rows[places], found.scores[places], now_s=1.7e9
-            )
+                tiny_served, person, some.rows,
+                tower=some.tower, neighbour=some.neighbour, now_s=1.7e9,
+            )  # fmt: skip
             return np.stack([scored.p_engaged, scored.p_like, scored.rating])
 
         every = heads(np.arange(len(found.rows)))
@@ -134,13 +141,14 @@ def test_no_slot_shows_what_the_person_has_touched(tiny_served: Served) -> None:
 def test_what_is_removed_and_what_is_kept_are_what_was_proposed(
     rows: list[int], past: list[int]
 ) -> None:
-    proposed = Candidates(TOWER, np.array(rows, np.int32), np.arange(len(rows), dtype="f4"))
+    proposed = Proposed(TOWER, np.array(rows, np.int32))
     touched = Past(np.array(past, np.int32), np.ones(len(past), "f4"), np.zeros(len(past)))
-    kept, removed = eligible(proposed, touched)
+    (kept, again), removed = eligible((proposed, replace(proposed, source=TRENDING)), touched)
+    assert (kept.source, again.source) == (TOWER, TRENDING)
+    assert again.rows.tolist() == kept.rows.tolist()
     assert kept.rows.tolist() == [row for row in rows if row not in past]
-    assert removed.rows.tolist() == [row for row in rows if row in past]
+    assert removed.rows.tolist() == sorted(row for row in rows if row in past)
     assert removed.reason == "seen"
-    assert kept.scores.tolist() == [k for k, row in enumerate(rows) if row not in past]
 
 
 def test_someone_who_has_touched_everything_gets_an_empty_slate(tiny_served: Served) -> None:
@@ -187,13 +195,15 @@ def test_scores_that_are_not_finite_come_last_and_are_counted(tiny_served: Serve
         return outputs
 
     person = people(tiny_served)[0]
-    kept, _ = eligible(propose(tiny_served, person), person.past)
+    view = view_of(tiny_served, person)
+    kept, _ = eligible(propose(tiny_served, person, view), person.past)
+    ranked = merge(tiny_served, kept, view)
     changed: dict[str, Any] = {"ranker": broken}
     served = replace(tiny_served, **changed)
     slate = recommend(served, person, k=20, now_s=person.last_time_s)
     assert slate.n_non_finite == 3
     last = [row_of(tiny_served, slot.item_id) for slot in slate.slots[-3:]]
-    assert last == sorted(kept.rows[:3].tolist())
+    assert last == sorted(ranked.rows[:3].tolist())
 
 
 # People of whom nothing is known

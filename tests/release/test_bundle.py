@@ -77,7 +77,7 @@ def test_a_release_of_a_log_without_ratings_and_times_serves(tmp_path: Path) -> 
     settings = TwoStageSettings(n_candidates=10)
     settings = replace(
         settings,
-        tower=replace(settings.tower, n_epochs=1),
+        stage_one=replace(settings.stage_one, tower=replace(settings.stage_one.tower, n_epochs=1)),
         ranker=replace(settings.ranker, n_epochs=1),
     )
     pair = fit_two_stage(dataset, make_split(dataset), settings=settings, seed=0)

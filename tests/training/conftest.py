@@ -11,6 +11,7 @@ from candidfeed.data.splits import Split, make_split
 from candidfeed.data.tables import Dataset
 from candidfeed.ranking.training import RankerSettings
 from candidfeed.retrieval.training import TowerSettings
+from candidfeed.training.stage_one import StageOneSettings
 from candidfeed.training.two_stage import TwoStage, TwoStageSettings, fit_two_stage
 
 SEED = 7
@@ -21,7 +22,7 @@ def brief() -> TwoStageSettings:
     """One epoch, and fewer candidates than items."""
     return TwoStageSettings(
         n_candidates=10,
-        tower=TowerSettings(n_epochs=1, dim=4),
+        stage_one=StageOneSettings(tower=TowerSettings(n_epochs=1, dim=4)),
         ranker=RankerSettings(n_epochs=1, dim=2, members=2, list_length=8),
         value_weights={"engaged": 1.0, "liked": 0.5},
     )

@@ -12,7 +12,7 @@ from candidfeed.training.scorers import (
     predict_ratings,
     value_of,
 )
-from candidfeed.training.two_stage import TwoStage, best_unseen
+from candidfeed.training.two_stage import TwoStage
 
 
 def everyone(split: Split) -> np.ndarray:
@@ -24,7 +24,8 @@ def test_candidates_lie_above_all_others_which_keep_retrievals_order(
 ) -> None:
     users = everyone(split)
     scores, tower = TwoStageScorer(pair).scores(users), pair.sources.tower.scores(users)
-    proposed = best_unseen(tower, split.known, users, pair.settings.n_candidates)
+    assert pair.settings.quotas is not None
+    proposed = pair.sources.propose(users, pair.settings.quotas).items
     for row, user in enumerate(users):
         own = proposed[row][proposed[row] < len(split.items)]
         others = np.setdiff1d(np.arange(len(split.items)), own)

@@ -7,20 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from candidfeed.data.interactions import Interactions
-from candidfeed.data.splits import Split, inner_split
+from candidfeed.data.splits import Split
 from candidfeed.data.tables import Dataset
-from candidfeed.errors import DataError
-from candidfeed.ranking.inputs import DENSE_FEATURES
+from candidfeed.retrieval.large.training import FittedLarge
 from candidfeed.retrieval.neighbours import ItemKnn
-from candidfeed.training import two_stage as module
+from candidfeed.training import stage_one, two_stage
 from candidfeed.training.scorers import TwoStageScorer, predict_ratings
 from candidfeed.training.two_stage import (
     TwoStage,
     TwoStageSettings,
-    best_unseen,
-    candidate_lists,
     fit_two_stage,
+    neighbour_l2,
     rated_rows,
 )
 
@@ -78,59 +75,11 @@ def test_every_step_is_told_and_timed(pair: TwoStage, tiny_parts: dict[str, Any]
 
 def test_the_curves_are_those_of_choosing_and_the_fit_has_as_many_epochs(pair: TwoStage) -> None:
     reached = pair.tower.curves["val_ndcg"]
-    assert pair.settings.tower.n_epochs == int(np.argmax(reached))
+    assert pair.settings.stage_one.tower.n_epochs == int(np.argmax(reached))
     assert pair.settings.ranker == pair.ranker.settings
 
 
-# Candidates
-
-
-def test_the_best_unseen_stand_first_and_padding_last() -> None:
-    nothing = np.full(3, np.nan)
-    known = Interactions(
-        np.array([0, 0, 1], np.int32), np.array([3, 1, 0], np.int32),
-        nothing.astype(np.float32), nothing, 3, 4,
-    )  # fmt: skip
-    scores = np.array([[0.1, 9, 0.4, 8], [7, 3, 1, 2], [1, 2, 3, 4]], np.float32)
-    before = scores.copy()
-    asked = np.array([0, 1, 2], np.int32)
-    assert best_unseen(scores, known, asked, 3).tolist() == [[2, 0, 4], [1, 3, 2], [3, 2, 1]]
-    assert best_unseen(scores, known, asked, 99).tolist() == [
-        [2, 0, 4, 4], [1, 3, 2, 4], [3, 2, 1, 0],
-    ]  # fmt: skip
-    np.testing.assert_array_equal(scores, before)
-
-
-def test_lists_are_unseen_best_first_and_labelled_by_what_happened_next(
-    split: Split, pair: TwoStage
-) -> None:
-    inner = inner_split(split, seed=SEED)
-    lists = pair.lists
-    known, target = inner.known.matrix.toarray(), inner.test.matrix.toarray()
-    assert set(lists.user) <= set(inner.test.user)
-    real = lists.items < len(split.items)
-    users = np.broadcast_to(lists.user[:, None], lists.items.shape)
-    assert not known[users[real], lists.items[real]].any()
-    np.testing.assert_array_equal(lists.engaged[real], target[users[real], lists.items[real]])
-    assert (lists.engaged[~real] == -1).all()
-    assert (lists.engaged > 0).any(axis=1).all()
-    tower = lists.dense[..., DENSE_FEATURES.index("tower_score")]
-    for scores, is_real in zip(tower, real, strict=True):
-        assert (np.diff(scores[is_real]) <= 0).all()
-
-
-def test_lists_without_a_hit_teach_nothing_and_are_left_out(
-    tiny: Dataset, split: Split, pair: TwoStage
-) -> None:
-    lists = candidate_lists(split, pair.sources, pair.features, tiny.like_at, 10)
-    proposed = TwoStageScorer(replace(pair, settings=replace(pair.settings, n_candidates=10)))
-    users = np.unique(split.test.user).astype(np.int32)
-    target = split.test.matrix.toarray()
-    has_hit = [
-        bool(target[user, row > 0].any())
-        for user, row in zip(users, proposed.scores(users), strict=True)
-    ]
-    assert lists.user.tolist() == users[has_hit].tolist()
+# Ratings
 
 
 def test_rated_rows_are_those_with_a_value(split: Split) -> None:
@@ -179,18 +128,30 @@ def test_three_users_train_and_item_knn_stands_in_for_ease(
     fitted_on: Callable[[Dataset], TwoStage],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "MAX_NEIGHBOUR_ITEMS", 10)
+    monkeypatch.setattr(two_stage, "MAX_NEIGHBOUR_ITEMS", 10)
     pair = fitted_on(three_users)
     assert isinstance(pair.sources.neighbour, ItemKnn)
-    assert pair.sources.neighbour_l2 is None
+    assert neighbour_l2(pair.sources.neighbour) is None
     scores = TwoStageScorer(pair).scores(np.arange(3, dtype=np.int32))
     assert np.isfinite(scores).all()
     assert np.isfinite(predict_ratings(pair, pair.split.test).mean).all()
 
 
-def test_a_catalogue_that_is_too_large_is_refused_with_its_size(
-    tiny: Dataset, split: Split, brief: TwoStageSettings, monkeypatch: pytest.MonkeyPatch
+def test_a_large_catalogue_gets_the_large_model_and_no_neighbours(
+    tiny: Dataset,
+    split: Split,
+    brief: TwoStageSettings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "MAX_ITEMS", 39)
-    with pytest.raises(DataError, match=r"^40 items: .* the limit is 39 items$"):
-        fit_two_stage(tiny, split, settings=brief, seed=SEED)
+    monkeypatch.setattr(stage_one, "MAX_FULL_SOFTMAX_ITEMS", 39)
+    for name in ("MAX_NEIGHBOUR_ITEMS", "MAX_KNN_ITEMS"):
+        monkeypatch.setattr(two_stage, name, 39)
+    large = replace(brief.stage_one.large, n_epochs=1)
+    settings = replace(brief, stage_one=replace(brief.stage_one, large=large))
+    pair = fit_two_stage(tiny, split, settings=settings, seed=SEED)
+    assert isinstance(pair.tower, FittedLarge)
+    assert pair.sources.neighbour is None
+    assert pair.settings.quotas is not None
+    assert pair.settings.quotas["neighbours"] == 0
+    scores = TwoStageScorer(pair).scores(np.arange(4, dtype=np.int32))
+    assert np.isfinite(scores).all()

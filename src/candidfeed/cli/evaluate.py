@@ -67,7 +67,7 @@ def evaluate(
         settings = TwoStageSettings(n_candidates=candidates)
         asked = {"protocol": protocol, "seed": seed, "n_seeds": seeds, "report": report}
         if stage is Stage.retrieval:
-            summary, left_out = evaluate_retrieval(opened, settings=settings.tower, **asked)
+            summary, left_out = evaluate_retrieval(opened, settings=settings.stage_one, **asked)
         else:
             summary, evaluations = run(opened, settings=settings, **asked)
             left_out = evaluations[0].left_out

@@ -20,6 +20,7 @@ from candidfeed.evaluation.bootstrap import (
     pooled,
     relative_excess,
 )
+from candidfeed.retrieval.top_k import best_columns
 
 LIST_LENGTH = 10
 CHUNK_ENTRIES = 8_000_000
@@ -64,14 +65,8 @@ def top_rows(
     """
     open_scores = scores.copy()
     open_scores[excluded] = -np.inf
-    n = len(open_scores)
-    least = np.partition(open_scores, n - k)[n - k] if k < n else open_scores.min()
-    better = np.flatnonzero(open_scores > least)
-    better = better[np.argsort(-open_scores[better], kind="stable")]
-    if least == -np.inf:
-        return better
-    tied = np.flatnonzero(open_scores == least)
-    return np.concatenate([better, tied[: k - len(better)]])
+    best = best_columns(open_scores[None], k)[0]
+    return best[open_scores[best] > -np.inf]
 
 
 def evaluate_lists(

@@ -17,8 +17,8 @@ from candidfeed.evaluation.ranking_metrics import RankingFigures, Scorer, evalua
 from candidfeed.evaluation.rating_baselines import fit_rating_baselines
 from candidfeed.evaluation.rating_metrics import evaluate_likes, evaluate_ratings
 from candidfeed.evaluation.report import EvaluationReport, SeedRun, summarise
-from candidfeed.retrieval.training import TowerSettings
 from candidfeed.training.scorers import RankEverything, TwoStageScorer, predict_ratings
+from candidfeed.training.stage_one import StageOneSettings
 from candidfeed.training.two_stage import (
     TwoStage,
     TwoStageSettings,
@@ -84,7 +84,7 @@ def evaluate_retrieval(
     protocol: str | None,
     seed: int,
     n_seeds: int,
-    settings: TowerSettings,
+    settings: StageOneSettings,
     report: Report = lambda _step: None,
 ) -> tuple[EvaluationReport, Mapping[str, str]]:
     """Stage one alone beside the baselines, as `evaluate`: the report, and what is left out."""
@@ -244,11 +244,13 @@ def _deep_models(pair: TwoStage) -> tuple[_Deep, dict[str, str]]:
 
 
 def _chosen(pair: TwoStage) -> dict[str, dict[str, object]]:
-    tower, ranker = asdict(pair.settings.tower), asdict(pair.settings.ranker)
+    tower, ranker = asdict(pair.tower.settings), asdict(pair.settings.ranker)
+    neighbour = pair.sources.neighbour
     own = {
         "n_candidates": pair.settings.n_candidates,
+        "quotas": dict(pair.settings.quotas or {}),
         "value_weights": pair.settings.value_weights,
-        "neighbour": dict(pair.sources.neighbour.settings),
+        "neighbour": {} if neighbour is None else dict(neighbour.settings),
     }
     return {"retrieval": tower, "ranker": {**ranker, **own}}
 

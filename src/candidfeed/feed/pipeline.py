@@ -10,29 +10,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candidfeed.feed.explain import history_reasons, popular_reasons
-from candidfeed.feed.scoring import Heads, popular_heads, ranked_heads, user_vector
+from candidfeed.feed.scoring import Heads, View, popular_heads, ranked_heads, tower_scores, view_of
 from candidfeed.feed.served import Floats, Past, Person, Rows, Served
+from candidfeed.retrieval.merge import NEIGHBOURS, SOURCES, TOWER, TRENDING, merge_by_quota
+from candidfeed.retrieval.top_k import best_columns
 
-POPULAR, TOWER = "popular", "tower"
-# The popular list is ordered by its one signal: how many people touched an item.
+# For a person without a past: what most people touched, ever.
+POPULAR = "popular"
+# That list is ordered by its one signal: how many people touched an item.
 _POPULAR_WEIGHTS = {"engaged": 1.0, "liked": 0.0}
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """Items that one source proposes, best first, each once.
-
-    Attributes:
-        rows: int32 [c].
-        scores: the source's own, float32 [c].
-    """
+class Proposed:
+    """Items that one source proposes, best first, each once; int32 [n]."""
 
     source: str
     rows: Rows
-    scores: Floats
 
-    def first(self, n: int) -> "Candidates":
-        return Candidates(self.source, self.rows[:n], self.scores[:n])
+
+@dataclass(frozen=True)
+class Candidates:
+    """Items that are to be ranked, best of stage one first, each once.
+
+    Attributes:
+        rows: int32 [c].
+        sources: which source brought each.
+        tower, neighbour: scores of stage one and of the neighbour model, float32 [c]; 0 for a
+            person without a past.
+    """
+
+    rows: Rows
+    sources: tuple[str, ...]
+    tower: Floats
+    neighbour: Floats
+
+    def take(self, places: NDArray[np.integer]) -> "Candidates":
+        sources = tuple(self.sources[place] for place in places)
+        return Candidates(self.rows[places], sources, self.tower[places], self.neighbour[places])
 
 
 @dataclass(frozen=True)
@@ -89,47 +104,78 @@ def recommend(served: Served, person: Person, *, k: int, now_s: float) -> Slate:
     Args:
         now_s: seconds since 1970 UTC for which is asked; NaN if unknown.
     """
-    proposed = propose(served, person)
-    kept, removed = eligible(proposed, person.past)
-    candidates = kept.first(served.settings.n_candidates)
+    view = view_of(served, person)
+    kept, removed = eligible(propose(served, person, view), person.past)
+    candidates = merge(served, kept, view)
     heads = score(served, person, candidates, now_s=now_s)
-    values = value(heads, weights_of(served, candidates.source))
+    values = value(heads, weights_of(served, person))
     selected = select(values, candidates.rows, k)
     slots = _slots(served, person, candidates, heads, values, selected.picked)
     n_non_finite = int((~np.isfinite(values)).sum())
     return Slate(person, slots, removed, len(candidates.rows), n_non_finite)
 
 
-def propose(served: Served, person: Person) -> Candidates:
-    """Stage one: the tower's best, or for a person without a past what most people touched.
+def propose(served: Served, person: Person, view: View | None) -> tuple[Proposed, ...]:
+    """Stage one: every source's best, or for a person without a past what most people touched.
 
     As many more than `n_candidates` as the person has touched, so that enough are left.
     """
     n = served.settings.n_candidates + len(person.past)
-    if len(person.past):
-        found = served.index.search(user_vector(served, person), n)
-        return Candidates(TOWER, found.rows, found.scores)
-    by_count = np.lexsort((np.arange(served.n_items), -served.n_people))[:n].astype(np.int32)
-    touched = by_count[served.n_people[by_count] > 0]
-    return Candidates(POPULAR, touched, served.n_people[touched].astype(np.float32))
+    if view is None:
+        by_count = np.lexsort((np.arange(served.n_items), -served.n_people))[:n].astype(np.int32)
+        return (Proposed(POPULAR, by_count[served.n_people[by_count] > 0]),)
+    best = {
+        TOWER: lambda: served.index.search(view.vector, n).rows,
+        NEIGHBOURS: lambda: best_columns(view.neighbours[None], n)[0].astype(np.int32),
+        TRENDING: lambda: served.trending[:n],
+    }
+    asked = [source for source in SOURCES if served.settings.quotas[source] > 0]
+    return tuple(Proposed(source, best[source]()) for source in asked)
 
 
-def eligible(candidates: Candidates, past: Past) -> tuple[Candidates, Removed]:
+def eligible(proposed: tuple[Proposed, ...], past: Past) -> tuple[tuple[Proposed, ...], Removed]:
     """What may be shown, in the order it came, and what may not: items touched before."""
-    seen = np.isin(candidates.rows, past.items)
-    kept = Candidates(candidates.source, candidates.rows[~seen], candidates.scores[~seen])
-    return kept, Removed("seen", candidates.rows[seen])
+    kept, seen = [], []
+    for one in proposed:
+        is_seen = np.isin(one.rows, past.items)
+        kept.append(Proposed(one.source, one.rows[~is_seen]))
+        seen.append(one.rows[is_seen])
+    return tuple(kept), Removed("seen", np.unique(np.concatenate(seen)))
+
+
+def merge(served: Served, kept: tuple[Proposed, ...], view: View | None) -> Candidates:
+    """The candidates that are ranked: each source's up to its quota, in the order of stage one."""
+    n = served.settings.n_candidates
+    if view is None:
+        (popular,) = kept
+        rows = popular.rows[:n]
+        nothing = np.zeros(len(rows), np.float32)
+        return Candidates(rows, (popular.source,) * len(rows), nothing, nothing)
+    merged = merge_by_quota(
+        [one.rows for one in kept], [served.settings.quotas[one.source] for one in kept]
+    )
+    names = [one.source for one in kept]
+    found = Candidates(
+        rows=merged.rows,
+        sources=tuple(names[place] for place in merged.source),
+        tower=tower_scores(served, view, merged.rows),
+        neighbour=view.neighbours[merged.rows],
+    )
+    return found.take(np.argsort(-found.tower, kind="stable")[:n])
 
 
 def score(served: Served, person: Person, candidates: Candidates, *, now_s: float) -> Heads:
     """Stage two: the ranker, or for a person without a past what everybody did."""
-    if candidates.source == POPULAR:
+    if not len(person.past):
         return popular_heads(served, candidates.rows)
-    return ranked_heads(served, person, candidates.rows, candidates.scores, now_s=now_s)
+    return ranked_heads(
+        served, person, candidates.rows,
+        tower=candidates.tower, neighbour=candidates.neighbour, now_s=now_s,
+    )  # fmt: skip
 
 
-def weights_of(served: Served, source: str) -> Mapping[str, float]:
-    return _POPULAR_WEIGHTS if source == POPULAR else served.settings.value_weights
+def weights_of(served: Served, person: Person) -> Mapping[str, float]:
+    return served.settings.value_weights if len(person.past) else _POPULAR_WEIGHTS
 
 
 def value(heads: Heads, weights: Mapping[str, float]) -> Floats:
@@ -154,11 +200,10 @@ def _slots(
     values: Floats,
     picked: NDArray[np.int64],
 ) -> tuple[Slot, ...]:
-    rows = candidates.rows[picked]
-    if candidates.source == POPULAR:
-        reasons = popular_reasons(served, rows)
-    else:
-        reasons = history_reasons(served, person, rows)
+    chosen = candidates.take(picked)
+    rows = chosen.rows
+    of_past = bool(len(person.past))
+    reasons = history_reasons(served, person, rows) if of_past else popular_reasons(served, rows)
     shown = served.items[rows.tolist()]
     rated = served.has_ratings
     return tuple(
@@ -170,7 +215,7 @@ def _slots(
             p_engaged=float(heads.p_engaged[place]),
             p_like=float(heads.p_like[place]) if rated else None,
             rating=float(heads.rating[place]) if rated else None,
-            source=candidates.source,
+            source=chosen.sources[position - 1],
             reason=reason,
         )
         for position, (place, reason) in enumerate(zip(picked, reasons, strict=True), start=1)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from candidfeed.feed.exported import Arrays
 from candidfeed.feed.served import FeedSettings, Floats, Person, Rows, Served
 from candidfeed.ranking.inputs import RankerSpace, UserState, dense_features, ranker_inputs
+from candidfeed.retrieval.index.inner_products import inner_products
 
 # Ratings that an item's share of likes is drawn to the share of all by.
 _SHRINK_RATINGS = 5.0
@@ -30,6 +31,31 @@ class Heads:
     p_engaged: NDArray[np.float64]
     p_like: NDArray[np.float64]
     rating: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class View:
+    """What stage one makes of a person with a past.
+
+    Attributes:
+        vector: the user tower's, float32 [dim].
+        neighbours: score of every item by the item-to-item model, float32 [n_items].
+    """
+
+    vector: Floats
+    neighbours: Floats
+
+
+def view_of(served: Served, person: Person) -> View | None:
+    """None for a person without a past."""
+    if not len(person.past):
+        return None
+    return View(user_vector(served, person), served.neighbours.scores(person.past.items))
+
+
+def tower_scores(served: Served, view: View, rows: Rows) -> Floats:
+    """Inner products of stage one, float32 [c], with the bits that the index gives them."""
+    return inner_products(served.item_vectors, view.vector, rows)
 
 
 def user_vector(served: Served, person: Person) -> Floats:
@@ -54,23 +80,29 @@ def user_state(space: RankerSpace, person: Person, *, width: int, now_s: float) 
 
 
 def ranked_heads(
-    served: Served, person: Person, rows: Rows, tower_scores: Floats, *, now_s: float
+    served: Served,
+    person: Person,
+    rows: Rows,
+    *,
+    tower: Floats,
+    neighbour: Floats,
+    now_s: float,
 ) -> Heads:
     """What the ranker predicts of these candidates.
 
     Args:
         rows: int32 [c], c at most `candidate_width`.
-        tower_scores: inner products of stage one, float32 [c].
+        tower: inner products of stage one, float32 [c].
+        neighbour: scores of the item-to-item model, float32 [c].
         now_s: seconds since 1970 UTC; NaN if unknown.
     """
     settings, space = served.settings, served.space
     items = np.full((1, settings.candidate_width), served.n_items, np.int32)
-    tower = np.zeros(items.shape, np.float32)
-    items[0, : len(rows)], tower[0, : len(rows)] = rows, tower_scores
+    scores = np.zeros((2, *items.shape), np.float32)
+    items[0, : len(rows)] = rows
+    scores[:, 0, : len(rows)] = tower, neighbour
     state = user_state(space, person, width=settings.ranker_width, now_s=now_s)
-    dense = dense_features(
-        space, state, items, tower=tower, neighbour=neighbour_scores(served, person, items)
-    )
+    dense = dense_features(space, state, items, tower=scores[0], neighbour=scores[1])
     predicted = served.ranker(ranker_inputs(space, state, items, dense))
     logit = predicted["engaged"][0, : len(rows)].astype(np.float64)
     p_level = predicted["rating"][0, : len(rows)].astype(np.float64)
@@ -82,17 +114,6 @@ def ranked_heads(
             p_like=(p_level * space.scale.liked).sum(axis=1),
             rating=(p_level * space.scale.levels).sum(axis=1),
         )
-
-
-def neighbour_scores(served: Served, person: Person, items: Rows) -> Floats:
-    """Sum over the items touched before of their weight for each candidate, float32 [1, c].
-
-    Args:
-        items: int32 [1, c]; what is padding gets the score of some item.
-    """
-    touched = np.sort(person.past.items)
-    candidates = np.minimum(items[0], served.n_items - 1)
-    return served.neighbours.contributions(touched, candidates).sum(axis=0)[None]
 
 
 def popular_heads(served: Served, rows: Rows) -> Heads:

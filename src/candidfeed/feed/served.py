@@ -33,6 +33,7 @@ class FeedSettings:
     Attributes:
         dataset: its name.
         n_candidates: how many unseen items retrieval hands to the ranker.
+        quotas: how many of them each of `retrieval.merge.SOURCES` may bring.
         value_weights: the published weighted sum that a list is ordered by: of `engaged`, P(the
             user acts on it), and `liked`, P(they like it).
         candidate_width: candidates that the ranker's function takes at once, at least
@@ -42,6 +43,7 @@ class FeedSettings:
 
     dataset: str
     n_candidates: int
+    quotas: Mapping[str, int]
     value_weights: Mapping[str, float]
     candidate_width: int
     tower_width: int
@@ -132,10 +134,21 @@ class Neighbours:
     """Item-to-item weights: how much having touched one item speaks for another.
 
     Attributes:
-        weights: float32 [n_items, n_items], dense or CSR; row: touched, column: candidate.
+        weights: float32 [n_items, n_items], dense or CSR; row: touched, column: candidate. An
+            empty CSR matrix where the catalogue is too large for any.
     """
 
     weights: Floats | sp.csr_matrix
+
+    def scores(self, touched: Rows) -> Floats:
+        """What the touched items add up to for every item, float32 [n_items]."""
+        # In one order: the sum's last bits must not depend on when an item was touched.
+        part = self.weights[np.sort(touched)]
+        if isinstance(part, np.ndarray):
+            return part.sum(axis=0)
+        n_items = part.get_shape()[1]
+        summed = np.bincount(part.indices, part.data, minlength=n_items)
+        return summed.astype(np.float32)
 
     def contributions(self, touched: Rows, candidates: Rows) -> Floats:
         """What each touched item adds to each candidate's score, float32 [touched, candidates]."""
@@ -157,6 +170,7 @@ class Served:
         index: stage one's side of the items.
         tower: history and features of a user to a vector, float32 [1, dim].
         neighbours: the item-to-item model.
+        trending: items that most people touched lately, best first, int32 [at most n_items].
         space: what the ranker knows of items, ratings and time.
         ranker: candidates to logits and rating distributions.
     """
@@ -172,6 +186,7 @@ class Served:
     index: VectorIndex
     tower: ExportedFunction
     neighbours: Neighbours
+    trending: Rows
     space: RankerSpace
     ranker: ExportedFunction
 

@@ -64,6 +64,7 @@ def encode(served: Served) -> dict[str, FileContent]:
         "rating.levels": space.scale.levels,
         "rating.shares": space.scale.shares,
         "time_edges": space.time_edges,
+        "trending": served.trending,
     }
     maps = {"users": served.user_map.to_json(), "items": served.item_map.to_json()}
     files: dict[str, FileContent] = {}
@@ -141,6 +142,7 @@ def _decode(folder: Path, *, release_id: str) -> Served:
         items=_table(folder / "items.parquet"),
         index=_index(folder, config["index"], arrays),
         neighbours=_neighbours_of(_load(folder / "neighbours.safetensors")),
+        trending=arrays["trending"],
         space=space,
         tower=_function(folder, "tower"),
         ranker=_function(folder, "ranker"),

@@ -10,6 +10,7 @@ import jax.export  # is not loaded by `import jax`
 import keras
 import numpy as np
 import polars as pl
+import scipy.sparse as sp
 
 from candidfeed.data.features import Bag
 from candidfeed.data.splits import Split
@@ -28,11 +29,14 @@ from candidfeed.retrieval.index.vector_index import (
 )
 from candidfeed.retrieval.neighbours import Ease
 from candidfeed.retrieval.training import MAX_HISTORY as MAX_TOWER_HISTORY
-from candidfeed.training.two_stage import Neighbour, TwoStage
+from candidfeed.training.candidates import Neighbour
+from candidfeed.training.two_stage import TwoStage
 
 # Widths are rounded up to this. XLA computes rows in groups of 8 and those that are left over in
 # another way: in a full group a row's bits do not depend on its place.
 _WIDTH_STEP = 64
+# Trends that a release holds: enough for every quota and for what a person has touched of them.
+MAX_TRENDING = 10_000
 
 
 def export_pair(
@@ -64,7 +68,8 @@ def export_pair(
             pair.tower.model.user_vectors,
             tower_inputs(anyone, settings, n_items=space.n_items),
         ),
-        neighbours=_neighbours(pair.sources.neighbour),
+        neighbours=_neighbours(pair.sources.neighbour, n_items=space.n_items),
+        trending=pair.sources.trending[:MAX_TRENDING],
         space=space,
         ranker=export_function(
             pair.ranker.model,
@@ -143,6 +148,7 @@ def _settings(dataset: Dataset, pair: TwoStage, pasts: Pasts) -> FeedSettings:
     return FeedSettings(
         dataset=dataset.name,
         n_candidates=n_candidates,
+        quotas=dict(pair.settings.quotas or {}),
         value_weights=dict(pair.settings.value_weights),
         candidate_width=_rounded_up(n_candidates),
         tower_width=_rounded_up(min(longest, MAX_TOWER_HISTORY)),
@@ -162,7 +168,9 @@ def _ranker_example(space: RankerSpace, person: Person, settings: FeedSettings) 
     return ranker_inputs(space, state, items, dense)
 
 
-def _neighbours(model: Neighbour) -> Neighbours:
+def _neighbours(model: Neighbour | None, *, n_items: int) -> Neighbours:
+    if model is None:
+        return Neighbours(sp.csr_matrix((n_items, n_items), dtype=np.float32))
     return Neighbours(model.weights if isinstance(model, Ease) else model.similarity)
 
 

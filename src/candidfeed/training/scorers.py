@@ -9,7 +9,8 @@ from candidfeed.data.interactions import Interactions
 from candidfeed.ranking.inputs import RankerSpace, UserState, ranker_inputs
 from candidfeed.ranking.ranker import Ranker, expected_rating, median_rating
 from candidfeed.ranking.training import RankerBatches
-from candidfeed.training.two_stage import TwoStage, best_unseen, dense_of
+from candidfeed.training.candidates import Candidates, dense_of
+from candidfeed.training.two_stage import TwoStage
 
 _USERS_AT_ONCE = 32
 
@@ -43,19 +44,14 @@ class TwoStageScorer:
     def scores(self, users: NDArray[np.int32]) -> Floats:
         """float32 [len(users), n_items]; candidates lie above 0, all others below."""
         pair, parts = self.pair, []
-        known = pair.split.known
+        assert pair.settings.quotas is not None
         for start in range(0, len(users), _USERS_AT_ONCE):
             part = users[start : start + _USERS_AT_ONCE]
-            tower, neighbour = pair.sources.scores(part)
-            items = best_unseen(tower, known, part, pair.settings.n_candidates)
-            states = pair.states.take(part)
-            dense = dense_of(pair.ranker.space, states, items, tower, neighbour)
-            values = value_of(
-                pair, _predict(pair.ranker.model, pair.ranker.space, states, items, dense)
-            )
-            rest = tower - tower.max(axis=1, keepdims=True) - 1.0
+            found = pair.sources.propose(part, pair.settings.quotas)
+            values = _values(pair, part, found)
+            rest = found.tower_rows - found.tower_rows.max(axis=1, keepdims=True) - 1.0
             joined = np.pad(rest, ((0, 0), (0, 1)))
-            joined[np.arange(len(part))[:, None], items] = values
+            joined[np.arange(len(part))[:, None], found.items] = values
             parts.append(joined[:, :-1])
         return np.concatenate(parts)
 
@@ -68,16 +64,18 @@ class RankEverything:
 
     def scores(self, users: NDArray[np.int32]) -> Floats:
         """float32 [len(users), n_items]."""
-        pair, parts = self.pair, []
-        space = pair.ranker.space
+        parts = []
         for start in range(0, len(users), _USERS_AT_ONCE):
             part = users[start : start + _USERS_AT_ONCE]
-            tower, neighbour = pair.sources.scores(part)
-            items = np.tile(np.arange(space.n_items, dtype=np.int32), (len(part), 1))
-            states = pair.states.take(part)
-            dense = dense_of(space, states, items, tower, neighbour)
-            parts.append(value_of(pair, _predict(pair.ranker.model, space, states, items, dense)))
+            parts.append(_values(self.pair, part, self.pair.sources.everything(part)))
         return np.concatenate(parts)
+
+
+def _values(pair: TwoStage, users: NDArray[np.int32], found: Candidates) -> Floats:
+    """What the ranker makes of the candidates, float32 [b, c]."""
+    space, states = pair.ranker.space, pair.states.take(users)
+    dense = dense_of(space, states, found)
+    return value_of(pair, _predict(pair.ranker.model, space, states, found.items, dense))
 
 
 def value_of(pair: TwoStage, heads: dict[str, Floats]) -> Floats:

@@ -1,0 +1,1 @@
+"""The model of large catalogues: a history tower, trained on a stream of events."""

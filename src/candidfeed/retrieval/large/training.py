@@ -1,0 +1,344 @@
+"""Fit the model of large catalogues: a closed-form start, then sampled softmax on the events."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from candidfeed.data.features import Bag
+from candidfeed.data.histories import Histories, chronological
+from candidfeed.data.interactions import Interactions
+from candidfeed.errors import DataError
+from candidfeed.retrieval.factorise import FactorSettings, factorise
+from candidfeed.retrieval.large.history_tower import HistoryTower
+from candidfeed.retrieval.large.stream_batches import StreamBatches, StreamSampling
+from candidfeed.retrieval.sparse.memory import require_memory, table_bytes
+from candidfeed.retrieval.validation import NDCG_K, Asked
+
+# Few people look back further, and tastes drift.
+MAX_HISTORY = 64
+_USERS_AT_ONCE = 64
+# More users would cost more than the epoch whose end they judge.
+_VALIDATION_USERS = 1_000
+# Of a small log a step takes fewer events, so that an epoch has this many steps.
+_LEAST_STEPS = 50
+# What a factorisation's score of 1, an item that was touched, is worth as a logit.
+_LOGITS_PER_SCORE = 10.0
+_MIN_GAIN = 0.002
+
+Floats = NDArray[np.float32]
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LargeSettings:
+    """How the model of large catalogues is trained.
+
+    Attributes:
+        dim: length of a vector, the item's bias included.
+        n_hidden: width of the layer that bends a user's taste.
+        n_iterations: of the factorisation that training starts from.
+        id_rate, feature_rate: learning rates of the tables of item ids and of features (Adagrad).
+        dense_rate: of all other weights (Adam).
+        id_pull: weight of the squared rows of ids in the loss.
+        n_epochs: at most, where a validation part stops earlier; exactly, where there is none. 0
+            leaves the closed form as it is.
+        patience: epochs without a better validation nDCG before training stops.
+        sampling: what a step reads; of a small log its batches are smaller.
+    """
+
+    dim: int = 64
+    n_hidden: int = 256
+    n_iterations: int = 5
+    id_rate: float = 0.01
+    feature_rate: float = 0.03
+    dense_rate: float = 0.003
+    id_pull: float = 0.03
+    n_epochs: int = 10
+    patience: int = 1
+    sampling: StreamSampling = field(default_factory=StreamSampling)
+
+
+@dataclass(frozen=True)
+class FittedLarge:
+    """A fitted model with what it needs to score the users of a data set.
+
+    Attributes:
+        settings: as fitted; `n_epochs` is the number that was run, or the best one.
+        curves: by name, one figure an epoch; `val_ndcg` begins before the first.
+        user_bag: features of every user.
+    """
+
+    model: HistoryTower
+    settings: LargeSettings
+    curves: dict[str, list[float]]
+    user_bag: Bag
+
+    def scorer(self, known: Interactions) -> "LargeScorer":
+        """Scores for users of whom `known` is known."""
+        return LargeScorer(self.model, Histories.of(known, max_length=MAX_HISTORY), self.user_bag)
+
+
+@dataclass(frozen=True)
+class LargeScorer:
+    """The model, as it is when asked, and the histories that it reads."""
+
+    model: HistoryTower
+    history: Histories
+    user_bag: Bag
+
+    def scores(self, users: NDArray[np.integer]) -> Floats:
+        """float32 [len(users), n_items]; a user's do not depend on who else is asked for."""
+        found = np.empty((len(users), self.model.n_items), np.float32)
+        for part, vectors in self._encoded(users):
+            found[part] = (vectors @ self.item_vectors.T)[: part.stop - part.start]
+        return found
+
+    def user_vectors(self, users: NDArray[np.integer]) -> Floats:
+        """float32 [len(users), dim]; likewise."""
+        found = np.empty((len(users), self.model.dim), np.float32)
+        for part, vectors in self._encoded(users):
+            found[part] = vectors[: part.stop - part.start]
+        return found
+
+    @property
+    def item_vectors(self) -> Floats:
+        """float32 [n_items, dim]."""
+        return np.asarray(self.model.item_vectors())
+
+    def _encoded(self, users: NDArray[np.integer]) -> Any:
+        """Slices of `users`, and vectors float32 [_USERS_AT_ONCE, dim] that begin with theirs."""
+        values = [variable.value for variable in self.model.variables]
+        for start in range(0, len(users), _USERS_AT_ONCE):
+            part = users[start : start + _USERS_AT_ONCE]
+            # All of one shape: what stands in a row is computed in the same way in each.
+            padded = np.resize(part, _USERS_AT_ONCE)
+            inputs = {
+                "history": self.history.padded(padded, width=MAX_HISTORY).items,
+                "feature_ids": self.user_bag.ids[padded],
+                "feature_weights": self.user_bag.weights[padded],
+            }
+            yield slice(start, start + len(part)), np.asarray(self._encode(values, inputs))
+
+    @cached_property
+    def _encode(self) -> Callable[[list[Any], dict[str, Any]], Any]:
+        variables = self.model.variables
+
+        def encode(values: list[Any], inputs: dict[str, Any]) -> Any:
+            state = list(zip(variables, values, strict=True))
+            with keras.StatelessScope(state_mapping=state):
+                return self.model.user_vectors(inputs)
+
+        return jax.jit(encode)
+
+
+def fit_large(
+    train: Interactions,
+    *,
+    user_bag: Bag,
+    item_bag: Bag,
+    n_user_ids: int,
+    n_item_ids: int,
+    settings: LargeSettings,
+    seed: int,
+    validation: Asked | None = None,
+    report: Report = lambda _step: None,
+) -> FittedLarge:
+    """Fit on `train`; with a validation part, stop early and keep the best epoch's weights.
+
+    Args:
+        user_bag, item_bag: features of all users and items.
+        report: is told the name of each step as it begins.
+
+    Raises:
+        DataError: train is empty, or the model does not fit in the memory that is available.
+        TrainingError: the loss or a gradient was not finite.
+    """
+    if not len(train):
+        raise DataError("training needs at least one event, and there is none")
+    require_memory(
+        needed_bytes(train, settings.dim),
+        f"the model of {train.n_users:,} users and {train.n_items:,} items",
+    )
+    keras.utils.set_random_seed(seed)
+    model = HistoryTower(
+        n_items=train.n_items,
+        n_user_ids=n_user_ids,
+        n_item_ids=n_item_ids,
+        dim=settings.dim,
+        max_history=MAX_HISTORY,
+        n_hidden=settings.n_hidden,
+        id_rate=settings.id_rate,
+        feature_rate=settings.feature_rate,
+        id_pull=settings.id_pull,
+    )
+    model.build()
+    report("factorise")
+    model.assign_start(*closed_form_start(train, settings, seed=seed))
+    model.set_items(item_bag)
+    model.compile(optimizer=keras.optimizers.Adam(settings.dense_rate))
+    fitted = FittedLarge(model, settings, {}, user_bag)
+    watch = _Watch(fitted, item_bag, validation, report)
+    curves: dict[str, list[float]] = {}
+    if settings.n_epochs:
+        batches = _batches(train, user_bag, item_bag, settings, seed=seed)
+        run = model.fit(batches, epochs=settings.n_epochs, verbose=_QUIET, callbacks=[watch])
+        curves = {name: list(map(float, values)) for name, values in run.history.items()}
+        watch.keep_best()
+    else:
+        watch.judge(0)
+    if validation is None:
+        return replace(fitted, curves=curves)
+    curves["val_ndcg"] = watch.reached
+    return replace(fitted, settings=replace(settings, n_epochs=watch.best), curves=curves)
+
+
+# Keras takes a number here too, but is typed for text alone.
+_QUIET: Any = 0
+
+
+def closed_form_start(
+    train: Interactions, settings: LargeSettings, *, seed: int
+) -> tuple[Floats, Floats]:
+    """Rows of ids, float32 [n_items, dim], and the `turn` [dim, dim - 1] to begin with.
+
+    The factorisation's item vectors, with the log of their popularity as the bias. `turn` is the
+    fold-in of a single event: of few events the fold-in is about the sum of theirs.
+    """
+    n_events = np.bincount(train.item, minlength=train.n_items)
+    per_user = len(train) / max(1, np.count_nonzero(np.diff(train.matrix.indptr)))
+    # As for the closed forms of smaller catalogues: all unseen items together weigh some four times
+    # what a user's events do, and regularisation is about that of one event.
+    factors = FactorSettings(
+        dim=min(settings.dim - 1, train.n_items),
+        unseen_weight=min(1.0, 4.0 * per_user / train.n_items),
+        reg=1.2 / per_user,
+        n_iterations=settings.n_iterations,
+    )
+    items = factorise(train.matrix, factors, rng=np.random.default_rng(seed))
+    items[n_events == 0] = 0.0
+    gram = factors.unseen_weight * (items.T.astype(np.float64) @ items)
+    ridge = factors.reg * (1.0 + factors.unseen_weight * train.n_items)
+    turn = _LOGITS_PER_SCORE * np.linalg.inv(gram + ridge * np.eye(factors.dim))
+    rows = np.zeros((train.n_items, settings.dim), np.float32)
+    rows[:, : factors.dim] = items
+    is_touched = n_events > 0
+    rows[is_touched, -1] = np.log(n_events[is_touched] / n_events[is_touched].mean())
+    missing = settings.dim - 1 - factors.dim
+    return rows, np.pad(turn, ((0, 1 + missing), (0, missing))).astype(np.float32)
+
+
+def needed_bytes(train: Interactions, dim: int) -> int:
+    """Memory that a fit takes besides the log: tables, the best of them, and the factorisation."""
+    tables = table_bytes(train.n_items, dim) + 3 * train.n_items * dim * 4
+    factors = 2 * (train.n_users + train.n_items) * dim * 4
+    # The log by user and by item as sparse matrices, once more in order of time, and its shuffle.
+    events = len(train) * (2 * 8 + 24 + 2 * 8)
+    return max(tables, factors + tables // 2) + events
+
+
+def _batches(
+    train: Interactions, user_bag: Bag, item_bag: Bag, settings: LargeSettings, *, seed: int
+) -> StreamBatches:
+    events = chronological(train)
+    sampling = settings.sampling
+    size = min(sampling.batch_size, max(MAX_HISTORY, len(events) // _LEAST_STEPS))
+    sampling = replace(sampling, batch_size=size // MAX_HISTORY * MAX_HISTORY)
+    if not item_bag.weights.any():
+        sampling = replace(sampling, drop_ids=0.0)
+    return StreamBatches(
+        events,
+        user_bag=user_bag,
+        item_bag=item_bag,
+        sampling=sampling,
+        n_before=MAX_HISTORY,
+        seed=seed,
+    )
+
+
+class _Watch(keras.callbacks.Callback):
+    """Fixes the items after each epoch, measures, and stops when it gets no better."""
+
+    def __init__(
+        self, fitted: FittedLarge, item_bag: Bag, asked: Asked | None, report: Report
+    ) -> None:
+        super().__init__()
+        self.tower, self.settings, self.item_bag = fitted.model, fitted.settings, item_bag
+        self.report, self.best, self.reached = report, 0, list[float]()
+        self._weights: list[NDArray[Any]] = []
+        self._sample = None if asked is None else _Sample.of(asked, fitted.scorer(asked.known))
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.judge(0)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.report(f"epoch {epoch + 1}")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.tower.jax_state_sync()
+        self.tower.set_items(self.item_bag)
+        self.judge(epoch + 1)
+        if self.reached and epoch + 1 - self.best >= self.settings.patience:
+            self.tower.stop_training = True
+
+    def judge(self, n_epochs: int) -> None:
+        """Measure the model as it is after so many epochs."""
+        if self._sample is None:
+            return
+        ndcg = self._sample.ndcg()
+        if not self.reached or ndcg > self.reached[self.best] * (1 + _MIN_GAIN):
+            self.best = n_epochs
+            # Copies: the next step changes these very arrays.
+            self._weights = [np.array(one.value) for one in self.tower.weights]
+        self.reached.append(ndcg)
+
+    def keep_best(self) -> None:
+        if self.reached and self.best < len(self.reached) - 1:
+            self.tower.set_weights(self._weights)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Users of a validation part, what they are known to have touched, and what they did next."""
+
+    scorer: LargeScorer
+    users: NDArray[np.int64]
+    asked: Asked
+
+    @staticmethod
+    def of(asked: Asked, scorer: LargeScorer) -> "_Sample":
+        users = np.unique(asked.target.user)
+        drawn = np.random.default_rng(0).permutation(users)[:_VALIDATION_USERS]
+        return _Sample(scorer, np.sort(drawn), asked)
+
+    def ndcg(self) -> float:
+        """nDCG@NDCG_K with known items removed, mean over users with a target left."""
+        found = []
+        for start in range(0, len(self.users), _USERS_AT_ONCE):
+            users = self.users[start : start + _USERS_AT_ONCE]
+            known, target = (one.matrix[users] for one in (self.asked.known, self.asked.target))
+            scores = self.scorer.scores(users)
+            scores[known.nonzero()] = -np.inf
+            for row, wanted in zip(scores, _rows(target), strict=True):
+                wanted = wanted[np.isfinite(row[wanted])]
+                if len(wanted):
+                    found.append(_ndcg_of(row, wanted))
+        return float(np.mean(found)) if found else 0.0
+
+
+def _rows(matrix: Any) -> list[NDArray[np.integer]]:
+    """The columns of each row of a CSR matrix."""
+    return np.split(matrix.indices, matrix.indptr[1:-1])
+
+
+def _ndcg_of(scores: Floats, wanted: NDArray[np.integer]) -> float:
+    """nDCG@NDCG_K of one user; `wanted` are the rows that count."""
+    place = np.array([np.count_nonzero(scores > scores[item]) for item in wanted])
+    gains = 1.0 / np.log2(place[place < NDCG_K] + 2.0)
+    ideal = 1.0 / np.log2(np.arange(min(len(wanted), NDCG_K)) + 2.0)
+    return float(gains.sum() / ideal.sum())

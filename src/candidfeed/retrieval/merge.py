@@ -1,0 +1,63 @@
+"""Candidates of several sources as one list, each with its quota; each item keeps its source."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# In the order in which they bring their candidates.
+TOWER, NEIGHBOURS, TRENDING = SOURCES = ("tower", "neighbours", "trending")
+
+Rows = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Items, each once, those of the first source first.
+
+    Attributes:
+        rows: int32 [c].
+        source: place of the source that an item counts for, int8 [c].
+    """
+
+    rows: Rows
+    source: NDArray[np.int8]
+
+
+def merge_by_quota(proposed: Sequence[Rows], quotas: Sequence[int]) -> Merged:
+    """The best `quotas[i]` items of source i that no source before it has brought.
+
+    Where a source has too few, those that come first in the other sources and are not there yet
+    take the places that are left, the first source's first.
+
+    Args:
+        proposed: of each source its rows, best first, each once; int32.
+
+    Raises:
+        ValueError: there are not as many quotas as sources, or one is negative.
+    """
+    if len(proposed) != len(quotas) or min(quotas, default=0) < 0:
+        raise ValueError(f"merge: {len(proposed)} sources came with the quotas {list(quotas)}")
+    taken: list[Rows] = []
+    source: list[NDArray[np.int8]] = []
+    left = sum(quotas)
+    # Twice round: once up to each quota, then whatever is left.
+    for limits in (quotas, [left] * len(quotas)):
+        for place, (rows, limit) in enumerate(zip(proposed, limits, strict=True)):
+            # More than `left` places deep a source is never needed: that many are taken at most.
+            new = _not_in(rows, taken)[: min(limit, left)]
+            taken.append(new)
+            source.append(np.full(len(new), place, np.int8))
+            left -= len(new)
+        if left == 0:
+            break
+    of_source = np.concatenate(source)
+    order = np.argsort(of_source, kind="stable")
+    return Merged(np.concatenate(taken)[order], of_source[order])
+
+
+def _not_in(rows: Rows, taken: list[Rows]) -> Rows:
+    if not any(len(part) for part in taken):
+        return rows
+    return rows[~np.isin(rows, np.concatenate(taken))]

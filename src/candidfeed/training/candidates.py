@@ -1,0 +1,236 @@
+"""Candidates for training and measuring the second stage: from the same sources as in serving."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from candidfeed.data.interactions import Interactions
+from candidfeed.data.splits import Split
+from candidfeed.ranking.inputs import RankerSpace, UserState, UserStates, dense_features
+from candidfeed.ranking.training import CandidateLists
+from candidfeed.retrieval.merge import NEIGHBOURS, SOURCES, TOWER, TRENDING, merge_by_quota
+from candidfeed.retrieval.neighbours import Ease, ItemKnn
+from candidfeed.retrieval.popularity import Popular, PopularRecent
+from candidfeed.retrieval.top_k import best_columns
+from candidfeed.retrieval.validation import Asked
+from candidfeed.training.side_features import SideFeatures
+
+# Shares of the candidates that each source may bring; the first that finds most is taken.
+_MIXES = ((1.0, 0.0, 0.0), (0.9, 0.1, 0.0), (0.8, 0.15, 0.05), (0.6, 0.3, 0.1))
+# Of the time from the first event of train to its last, the part in which trends are counted.
+_TREND_SHARE = 0.1
+# More lists teach the ranker next to nothing and cost memory: one holds 26 kB.
+_MAX_LISTS = 10_000
+_MAX_CHOOSING_USERS = 1_000
+_SCORES_AT_ONCE = 2**24
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int32]
+Neighbour = Ease | ItemKnn
+Quotas = Mapping[str, int]
+
+
+class UserScorer(Protocol):
+    """Stage one for users by row."""
+
+    def scores(self, users: NDArray[np.int32]) -> Floats:
+        """float32 [len(users), n_items]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What the sources propose to a batch of users, best of stage one first.
+
+    Attributes:
+        items: int32 [b, c], padded with n_items.
+        source: place in SOURCES, int8 [b, c]; -1 where padded.
+        tower, neighbour: scores of stage one and of the neighbour model, float32 [b, c]; without
+            meaning where padded.
+        tower_rows: stage one's scores of all items, float32 [b, n_items].
+    """
+
+    items: Rows
+    source: NDArray[np.int8]
+    tower: Floats
+    neighbour: Floats
+    tower_rows: Floats
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Fitted retrieval with what it knows of the users.
+
+    Attributes:
+        neighbour: None where the catalogue is too large for one.
+        trending: all items, those first that most people touched lately; int32 [n_items].
+        known: what each user has touched, which is never proposed.
+    """
+
+    tower: UserScorer
+    neighbour: Neighbour | None
+    trending: Rows
+    known: sp.csr_matrix
+
+    @staticmethod
+    def of(tower: UserScorer, neighbour: Neighbour | None, split: Split) -> "Sources":
+        return Sources(tower, neighbour, trending_of(split.train), split.known.matrix)
+
+    def scores(self, users: NDArray[np.int32]) -> tuple[Floats, Floats]:
+        """Tower and neighbour scores, float32 [len(users), n_items] both; 0 without neighbours."""
+        tower = self.tower.scores(users)
+        if self.neighbour is None:
+            return tower, np.zeros_like(tower)
+        return tower, self.neighbour.scores(users)
+
+    def propose(self, users: NDArray[np.int32], quotas: Quotas) -> Candidates:
+        """As many items as the quotas sum up to, none that its user has touched."""
+        tower, neighbour = self.scores(users)
+        n_items, n = self.n_items, min(sum(quotas.values()), self.n_items)
+        items = np.full((len(users), n), n_items, np.int32)
+        source = np.full(items.shape, -1, np.int8)
+        limits = [quotas[name] for name in SOURCES]
+        for place, proposed in enumerate(self._proposed(users, tower, neighbour, n)):
+            merged = merge_by_quota(proposed, limits)
+            order = np.argsort(-tower[place, merged.rows], kind="stable")[:n]
+            items[place, : len(order)] = merged.rows[order]
+            source[place, : len(order)] = merged.source[order]
+        at, item = np.arange(len(users))[:, None], np.minimum(items, n_items - 1)
+        return Candidates(items, source, tower[at, item], neighbour[at, item], tower)
+
+    def everything(self, users: NDArray[np.int32]) -> Candidates:
+        """All items in the order of their rows, what the users have touched too."""
+        tower, neighbour = self.scores(users)
+        items = np.tile(np.arange(self.n_items, dtype=np.int32), (len(users), 1))
+        source = np.zeros(items.shape, np.int8)
+        return Candidates(items, source, tower, neighbour, tower)
+
+    def _proposed(
+        self, users: NDArray[np.int32], tower: Floats, neighbour: Floats, n: int
+    ) -> Iterator[tuple[Rows, Rows, Rows]]:
+        """Of each user the n best of every source."""
+        by_tower = best_unseen(tower, self.known, users, n)
+        nothing = np.empty(0, np.int32)
+        by_neighbour = (
+            best_unseen(neighbour, self.known, users, n) if self.neighbour is not None else None
+        )
+        for place, user in enumerate(users):
+            touched = self.known.indices[self.known.indptr[user] : self.known.indptr[user + 1]]
+            lately = self.trending[: n + len(touched)]
+            yield (
+                _real(by_tower[place], self.n_items),
+                nothing if by_neighbour is None else _real(by_neighbour[place], self.n_items),
+                lately[~np.isin(lately, touched)],
+            )
+
+    @cached_property
+    def n_items(self) -> int:
+        return len(self.trending)
+
+    @property
+    def users_at_once(self) -> int:
+        """Users whose scores of all items are held at once."""
+        return max(1, min(256, _SCORES_AT_ONCE // self.n_items))
+
+
+def trending_of(train: Interactions) -> Rows:
+    """All items, those first that most people touched lately; ever, where the log has no times."""
+    timed = len(train) > 0 and not np.isnan(train.time_s).any()
+    model = PopularRecent.fit(train, window_share=_TREND_SHARE) if timed else Popular.fit(train)
+    return np.argsort(-model.item_scores, kind="stable").astype(np.int32)
+
+
+def all_from_tower(n: int) -> dict[str, int]:
+    return {TOWER: n, NEIGHBOURS: 0, TRENDING: 0}
+
+
+def choose_quotas(sources: Sources, asked: Asked, n: int) -> dict[str, int]:
+    """The quotas with which n candidates hold most of what users did next; the tower's in a tie."""
+    n = min(n, sources.n_items)
+    users = asked.users[:_MAX_CHOOSING_USERS]
+    best, most = all_from_tower(n), -1
+    if n == sources.n_items:
+        return best
+    for mix in _MIXES:
+        if sources.neighbour is None and mix[1] > 0:
+            mix = (mix[0] + mix[1], 0.0, mix[2])
+        quotas = {name: round(share * n) for name, share in zip(SOURCES, mix, strict=True)}
+        quotas[TOWER] += n - sum(quotas.values())
+        found = sum(
+            int(touched_by(asked.target.matrix, part, sources.propose(part, quotas).items).sum())
+            for part in _parts(users, sources.users_at_once)
+        )
+        if found > most:
+            best, most = quotas, found
+    return best
+
+
+def candidate_lists(
+    split: Split,
+    sources: Sources,
+    features: SideFeatures,
+    like_at: float | None,
+    quotas: Quotas,
+    *,
+    seed: int,
+) -> CandidateLists:
+    """What `sources` propose to the split's test users, labelled by what they did.
+
+    Of very many users some are drawn; a list without a hit teaches nothing and is left out.
+    """
+    space = RankerSpace.fit(split.train, features.item_bag, features.item_map.n_ids, like_at)
+    states = UserStates.of(split.known, features.user_bag, space.scale)
+    users = np.unique(split.test.user).astype(np.int32)
+    if len(users) > _MAX_LISTS:
+        users = np.sort(np.random.default_rng(seed).choice(users, _MAX_LISTS, replace=False))
+    target, parts = split.test.matrix, []
+    for part in _parts(users, sources.users_at_once):
+        found = sources.propose(part, quotas)
+        dense = dense_of(space, states.take(part), found)
+        hits = touched_by(target, part, found.items)
+        engaged = np.where(found.items < space.n_items, hits, -1.0).astype(np.float32)
+        has_hit = hits.any(axis=1)
+        parts.append((part[has_hit], found.items[has_hit], dense[has_hit], engaged[has_hit]))
+    return CandidateLists(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def dense_of(space: RankerSpace, states: UserState, found: Candidates) -> Floats:
+    """The ranker's dense features of these candidates, float32 [b, c, f]."""
+    return dense_features(space, states, found.items, tower=found.tower, neighbour=found.neighbour)
+
+
+def best_unseen(scores: Floats, known: sp.csr_matrix, users: NDArray[np.int32], n: int) -> Rows:
+    """The n best items of each row that its user has not touched, int32 [b, n], best first.
+
+    Where fewer are left the rest is padding (n_items).
+    """
+    n_items = scores.shape[1]
+    open_scores = scores.copy()
+    seen = known[users].tocoo()
+    open_scores[seen.row, seen.col] = -np.inf
+    best = best_columns(open_scores, n)
+    at = np.arange(len(users))[:, None]
+    return np.where(np.isfinite(open_scores[at, best]), best, n_items).astype(np.int32)
+
+
+def touched_by(touched: sp.csr_matrix, users: NDArray[np.int32], items: Rows) -> NDArray[np.bool_]:
+    """Whether each user touched each of their items, bool [b, c]; padding is never touched."""
+    n_items = touched.get_shape()[1]
+    own = touched[users].tocoo()
+    pairs = own.row.astype(np.int64) * (n_items + 1) + own.col
+    asked = np.arange(len(users))[:, None] * (n_items + 1) + items
+    return np.isin(asked, pairs)
+
+
+def _real(rows: Rows, n_items: int) -> Rows:
+    return rows[rows < n_items]
+
+
+def _parts(users: NDArray[np.int32], size: int) -> Iterator[NDArray[np.int32]]:
+    for start in range(0, len(users), size):
+        yield users[start : start + size]
