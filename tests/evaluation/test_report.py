@@ -325,3 +325,11 @@ def test_an_evaluation_of_pooled_figures_is_reported_too():
     report = report_of(run_of({"ease": {"top@100": pooled(USERS, over, under)}}))
     assert report.models["ease"]["top@100"] == Estimate(0.75, 0.75, 0.75)
     assert number_row(drawn(report), "ease") == ["ease", "0.750", "1.5"]
+
+
+def test_the_legend_says_of_how_many_users_those_who_were_asked_for_were_drawn() -> None:
+    figures = {"ease": {"ndcg@10": around(0.4)}}
+    all_asked = drawn(report_of(run_of(figures, n_test_users=200, n_users_to_ask=200)))
+    some = drawn(report_of(run_of(figures, n_test_users=200, n_users_to_ask=5_000)))
+    assert "of 200 users. * the best" in " ".join(all_asked.split())
+    assert "of 200 users, drawn of 5,000. * the best" in " ".join(some.split())

@@ -144,3 +144,16 @@ def test_a_split_that_leaks_is_refused_before_anything_is_fitted(
     source = replace(split.source, test=split.source.train[: len(split.test)])
     with pytest.raises(DataError, match="split leaks"):
         evaluate_once(tiny, replace(split, source=source), settings=tiny_settings, seed=7)
+
+
+def test_of_many_test_users_some_are_drawn_with_all_their_rows(tiny: Dataset) -> None:
+    split = make_split(tiny, seed=7)
+    everyone = np.unique(split.test.user)
+    assert module.with_test_users(split, len(everyone)) is split
+    some = module.with_test_users(split, 5)
+    drawn = np.unique(some.test.user)
+    assert len(drawn) == 5
+    np.testing.assert_array_equal(some.test.item, split.test.item[np.isin(split.test.user, drawn)])
+    assert some.known.matrix.nnz == split.known.matrix.nnz
+    again = module.with_test_users(split, 5)
+    np.testing.assert_array_equal(again.test.user, some.test.user)

@@ -45,6 +45,12 @@ def evaluate(
     candidates: Annotated[
         int, typer.Option(min=1, help="Items that retrieval hands to the ranker.")
     ] = 500,
+    users: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Test users to ask for; of more, this many are drawn. All items are ranked."
+        ),
+    ] = 20_000,
     json: Annotated[
         Path | None, typer.Option("--json", help="Write all figures to this file as JSON.")
     ] = None,
@@ -65,7 +71,10 @@ def evaluate(
 
         require_usable(opened)
         settings = TwoStageSettings(n_candidates=candidates)
-        asked = {"protocol": protocol, "seed": seed, "n_seeds": seeds, "report": report}
+        asked = {
+            "protocol": protocol, "seed": seed, "n_seeds": seeds, "max_users": users,
+            "report": report,
+        }  # fmt: skip
         if stage is Stage.retrieval:
             summary, left_out = evaluate_retrieval(opened, settings=settings.stage_one, **asked)
         else:

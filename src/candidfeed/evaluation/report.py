@@ -39,7 +39,9 @@ class SeedRun:
         seconds: fitting time by model, with the settings that were chosen.
         seconds_choosing: by model that says so, how long choosing its settings took.
         chosen: the settings that each model was fitted with, as JSON types.
-        n_test_rows: rows of the test part, repeated pairs included.
+        n_test_rows: rows of the test part that were asked for, repeated pairs included.
+        n_test_users: users who were asked for.
+        n_users_to_ask: users of the whole test part, of whom those were drawn; 0 where all were.
         n_known_targets: test pairs that the user is known to have touched before.
         n_non_finite: by model, scores that were NaN or infinite.
     """
@@ -54,6 +56,7 @@ class SeedRun:
     n_known_targets: int = 0
     n_non_finite: Mapping[str, int] = field(default_factory=dict)
     seconds_choosing: Mapping[str, float] = field(default_factory=dict)
+    n_users_to_ask: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class EvaluationReport:
             "seconds_choosing": self.seconds_choosing,
             "n_test_rows": first.n_test_rows,
             "n_test_users": first.n_test_users,
+            "n_users_to_ask": max(first.n_users_to_ask, first.n_test_users),
             "n_known_targets": first.n_known_targets,
             "n_non_finite": dict(first.n_non_finite),
             "chosen": {name: dict(settings) for name, settings in first.chosen.items()},
@@ -164,8 +168,10 @@ def report_view(report: EvaluationReport) -> Group:
     title = f"{report.dataset}, protocol {report.protocol}, seed {first.seed}"
     if n_seeds > 1:
         title = f"{report.dataset}, protocol {report.protocol}, mean of {n_seeds} seeds"
+    drawn = f", drawn of {first.n_users_to_ask:,}"
     legend = (
-        f"{_count(first.n_test_rows, 'test row')} of {_count(first.n_test_users, 'user')}."
+        f"{_count(first.n_test_rows, 'test row')} of {_count(first.n_test_users, 'user')}"
+        f"{drawn if first.n_users_to_ask > first.n_test_users else ''}."
         " * the best. Beside the headline metric: its 95 % interval over users."
     )
     choosing = ", ".join(f"{name} {took:.0f} s" for name, took in report.seconds_choosing.items())

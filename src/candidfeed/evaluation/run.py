@@ -1,7 +1,7 @@
 """One evaluation: our two stages beside the honest baselines, on the same rows."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -29,6 +29,8 @@ from candidfeed.training.two_stage import (
 
 # Above this many (user, item) pairs, ranking everything is left out: it is what stage one is for.
 MAX_RANKED_PAIRS = 50_000_000
+# Test users who are asked for: of more, this many are drawn. Each is ranked among all items.
+MAX_TEST_USERS = 20_000
 _SEEN = "/seen"
 
 Figures = dict[str, Figure]
@@ -57,18 +59,26 @@ def evaluate(
     seed: int,
     n_seeds: int,
     settings: TwoStageSettings,
+    max_users: int = MAX_TEST_USERS,
     report: Report = lambda _step: None,
 ) -> tuple[EvaluationReport, list[Evaluation]]:
     """Fit and measure everything once for each of the seeds `seed`, `seed` + 1, ….
 
     A seed fixes the split (where the protocol draws one) and all that is random in the models.
+
+    Args:
+        max_users: test users who are asked for; of more, this many are drawn.
     """
     evaluations = []
     for each in range(seed, seed + n_seeds):
         split = make_split(dataset, protocol, seed=each)
         prefix = f"seed {each}: " if n_seeds > 1 else ""
         told = _prefixed(report, prefix)
-        evaluations.append(evaluate_once(dataset, split, settings=settings, seed=each, report=told))
+        evaluations.append(
+            evaluate_once(
+                dataset, split, settings=settings, seed=each, max_users=max_users, report=told
+            )
+        )
     summary = summarise(
         [each.run for each in evaluations],
         dataset=dataset.name,
@@ -85,6 +95,7 @@ def evaluate_retrieval(
     seed: int,
     n_seeds: int,
     settings: StageOneSettings,
+    max_users: int = MAX_TEST_USERS,
     report: Report = lambda _step: None,
 ) -> tuple[EvaluationReport, Mapping[str, str]]:
     """Stage one alone beside the baselines, as `evaluate`: the report, and what is left out."""
@@ -102,8 +113,9 @@ def evaluate_retrieval(
             item_bag=found.features.item_bag,
             item_vectors=None,
         )
-        measured = _measure(split, deep, seed=each, report=told)
-        runs.append(_seed_run(split, measured))
+        asked = with_test_users(split, max_users)
+        measured = _measure(asked, deep, seed=each, report=told)
+        runs.append(_seed_run(split, asked, measured))
         left_out = why_left_out(split)
     summary = summarise(
         runs,
@@ -120,6 +132,7 @@ def evaluate_once(
     *,
     settings: TwoStageSettings,
     seed: int,
+    max_users: int = MAX_TEST_USERS,
     report: Report = lambda _step: None,
 ) -> Evaluation:
     """Fit both stages and all baselines on the split's train part; measure them on its test part.
@@ -129,15 +142,16 @@ def evaluate_once(
     """
     check_no_leak(split)
     pair = fit_two_stage(dataset, split, settings=settings, seed=seed, report=report)
-    deep, left_out = _deep_models(pair)
-    measured = _measure(split, deep, seed=seed, report=report)
+    asked = with_test_users(split, max_users)
+    deep, left_out = _deep_models(pair, asked)
+    measured = _measure(asked, deep, seed=seed, report=report)
     figures = measured.figures
     # Known items are never its candidates: with them kept there is nothing to measure.
     own = figures["two-stage"]
     figures["two-stage"] = {k: v for k, v in own.items() if not k.endswith(_SEEN)}
     if dataset.like_at is not None:
         _add_rating_figures(dataset.like_at, pair, figures, measured.seconds, seed)
-    return Evaluation(_seed_run(split, measured), pair, left_out | why_left_out(split))
+    return Evaluation(_seed_run(split, asked, measured), pair, left_out | why_left_out(split))
 
 
 @dataclass(frozen=True)
@@ -191,18 +205,28 @@ def _measure(split: Split, deep: _Deep, *, seed: int, report: Report) -> _Measur
     return _Measured(ranked, figures, seconds, deep.seconds_choosing, chosen)
 
 
-def _seed_run(split: Split, measured: _Measured) -> SeedRun:
-    asked = next(iter(measured.ranked.values()))  # each model was asked for the same rows
+def with_test_users(split: Split, n: int) -> Split:
+    """The split with the test rows of at most n users, drawn by its seed; the rest as it is."""
+    users = np.unique(split.test.user)
+    if len(users) <= n:
+        return split
+    drawn = np.random.default_rng(split.seed).choice(users, n, replace=False)
+    return replace(split, test=split.test.take(np.isin(split.test.user, drawn)))
+
+
+def _seed_run(split: Split, asked: Split, measured: _Measured) -> SeedRun:
+    ranked = next(iter(measured.ranked.values()))  # each model was asked for the same rows
     return SeedRun(
         seed=split.seed,
         test_rows_sha256=split.test_rows_sha256,
-        n_test_rows=len(split.test),
-        n_test_users=asked.n_users,
+        n_test_rows=len(asked.test),
+        n_test_users=ranked.n_users,
+        n_users_to_ask=len(np.unique(split.test.user)),
         figures=measured.figures,
         seconds=measured.seconds,
         seconds_choosing=measured.seconds_choosing,
         chosen=measured.chosen,
-        n_known_targets=asked.n_known_targets,
+        n_known_targets=ranked.n_known_targets,
         n_non_finite={name: each.n_non_finite for name, each in measured.ranked.items()},
     )
 
@@ -211,14 +235,14 @@ def _prefixed(report: Report, prefix: str) -> Report:
     return lambda step: report(prefix + step)
 
 
-def _deep_models(pair: TwoStage) -> tuple[_Deep, dict[str, str]]:
+def _deep_models(pair: TwoStage, asked: Split) -> tuple[_Deep, dict[str, str]]:
     """Our models of both stages, and why one of them is left out."""
     scorers: dict[str, Scorer] = {
         "two-stage": TwoStageScorer(pair),
         "retrieval": pair.sources.tower,
     }
     left_out = {}
-    n_pairs = len(np.unique(pair.split.test.user)) * len(pair.split.items)
+    n_pairs = len(np.unique(asked.test.user)) * len(pair.split.items)
     if n_pairs > MAX_RANKED_PAIRS:
         left_out["ranker"] = f"it would have to score {n_pairs:,} pairs"
     else:
