@@ -227,6 +227,9 @@ def test_without_ratings_the_engaged_head_alone_is_trained() -> None:
     fitted = fit(rated=None, like_at=None, lists=candidate_lists())
     assert np.isfinite(fitted.curves["loss"]).all()
     assert np.asarray(fitted.model.engaged.wide.kernel).any()
+    assert fitted.model.trunk is None
+    # No table has a row for each user or item.
+    assert sum(weight.size for weight in fitted.model.get_weights()) < 5_000
 
 
 @pytest.mark.parametrize("is_empty", [False, True])

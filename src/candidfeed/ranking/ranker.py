@@ -245,6 +245,10 @@ class Ranker(keras.Model):
     Outputs, a dict: `engaged` float32 [b, c], a logit; `rating` float32 [b, c, levels].
 
     A candidate's outputs do not depend on the other candidates.
+
+    Args:
+        rates: False where the log has no ratings: then there is no taste trunk, whose tables have a
+            row for each user and item, and `rating` is `level_shares` for every candidate.
     """
 
     def __init__(
@@ -252,6 +256,7 @@ class Ranker(keras.Model):
         *,
         sizes: dict[str, int],
         level_shares: list[float],
+        rates: bool = True,
         dim: int = 12,
         members: int = 8,
         l2: float = 0.001,
@@ -263,19 +268,23 @@ class Ranker(keras.Model):
         self._config = {
             "sizes": dict(sizes),
             "level_shares": list(level_shares),
+            "rates": rates,
             "dim": dim,
             "members": members,
             "l2": l2,
             "width": width,
             "dropout": dropout,
         }
-        self.trunk = TasteTrunk(**sizes, dim=dim, members=members, l2=l2, name="taste")
+        self.trunk = None
+        if rates:
+            self.trunk = TasteTrunk(**sizes, dim=dim, members=members, l2=l2, name="taste")
         self.rating = OrdinalHead(level_shares, name="rating_head")
         self.engaged = EngagedHead(width=width, dropout=dropout, name="engaged_head")
 
     def build(self, input_shape: dict[str, Any]) -> None:
-        self.trunk.build()
-        self.rating.build()
+        if self.trunk is not None:
+            self.trunk.build()
+            self.rating.build()
         self.engaged.build(input_shape["dense"])
         self.built = True
 
@@ -284,6 +293,9 @@ class Ranker(keras.Model):
         if training:
             # Lists are trained with a part of their negatives; see `sampling_shift`.
             engaged = engaged + inputs["sampling_shift"][:, None]
+        if self.trunk is None:
+            shares = ops.convert_to_tensor(self.rating.shares, dtype="float32")
+            return {"engaged": engaged, "rating": ops.zeros_like(engaged)[..., None] + shares}
         return {"engaged": engaged, "rating": self.rating(self.trunk(inputs, training=training))}
 
     def get_config(self) -> dict[str, Any]:

@@ -244,20 +244,23 @@ def fit_ranker(
     model = Ranker(
         sizes=sizes,
         level_shares=[float(share) for share in space.scale.shares],
+        rates=space.scale.like_at is not None,
         dim=settings.dim,
         members=settings.members,
         l2=settings.l2,
     )
     model.build(_input_shapes(space, states, settings))
-    model.trunk.set_items(space.item_bag)
+    if model.trunk is not None:
+        model.trunk.set_items(space.item_bag)
     if lists is not None:
         model.engaged.scale.adapt(lists.dense[lists.engaged >= 0][None])
         model.engaged.reads.assign(reads(settings.features))
     steps = max(1, len(batches)) * settings.n_epochs
     rate: Any = keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps, alpha=0.1)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
-    # The taste trunk has its own regularisation, by row.
-    optimizer.exclude_from_weight_decay(var_list=model.trunk.trainable_variables)
+    if model.trunk is not None:
+        # It has its own regularisation, by row.
+        optimizer.exclude_from_weight_decay(var_list=model.trunk.trainable_variables)
     model.compile(
         optimizer=optimizer,
         loss={"engaged": EngagedLoss(), "rating": RatingLoss()},
