@@ -15,14 +15,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from implicit.cpu.bpr import BayesianPersonalizedRanking
-from numpy.typing import NDArray
 
 from candidfeed.cli.output import cache_folder
 from candidfeed.data.interactions import Interactions
@@ -35,6 +33,7 @@ from candidfeed.training.stage_one import StageOneSettings
 from candidfeed.training.two_stage import fit_retrieval
 from measured import commit, machine, peak_memory_mib
 from peers import HERE, PeerError, python_of
+from vectors import Vectors
 
 FIRST_SEED = 1
 METRICS = ("top@100", "top@100/seen", "ndcg@10", "recall@20")
@@ -60,17 +59,6 @@ BPR = [
 LIGHTFM = [
     {"dim": dim, "epochs": epochs, "rate": 0.05} for dim in (32, 128) for epochs in (10, 30, 60)
 ]
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """A model that is a user's vector times an item's."""
-
-    user: NDArray[np.float32]
-    item: NDArray[np.float32]
-
-    def scores(self, users: NDArray[np.int32]) -> NDArray[np.float32]:
-        return self.user[users] @ self.item.T
 
 
 def fit_als(train: Interactions, known: Interactions, settings: Settings, seed: int) -> Fitted:

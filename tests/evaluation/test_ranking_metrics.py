@@ -12,6 +12,7 @@ from hypothesis import given
 from ir_measures import AP, RR, P, R, Success, nDCG
 
 from candidfeed.errors import DataError
+from candidfeed.evaluation import ranking_metrics
 from candidfeed.evaluation.ranking_metrics import KS, TOP_KS, evaluate_ranking
 
 
@@ -319,6 +320,17 @@ def test_the_size_of_a_block_does_not_matter(problem, chunk_bytes):
     parts = evaluate_ranking(Table(table), known=known, test=test, chunk_bytes=chunk_bytes)
     same(whole, parts)
     np.testing.assert_array_equal(whole.lists.items, parts.lists.items)
+
+
+def test_users_ranked_side_by_side_get_the_same_figures(monkeypatch):
+    rng = np.random.default_rng(4)
+    table = rng.integers(0, 50, (40, 300)).astype(np.float32)
+    known, test = (sp.csr_matrix(rng.random((40, 300)) < share) for share in (0.1, 0.03))
+    alone = evaluate_ranking(Table(table), known=known, test=test, chunk_bytes=9_000)
+    monkeypatch.setattr(ranking_metrics, "_LONG_ROW", 1)
+    together = evaluate_ranking(Table(table), known=known, test=test, chunk_bytes=9_000)
+    same(alone, together)
+    np.testing.assert_array_equal(alone.lists.items, together.lists.items)
 
 
 @given(problems())

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from candidfeed.cli.datasets import open_dataset
+from candidfeed.cli.datasets import CacheFolder, open_dataset
 from candidfeed.cli.evaluate import N_STEPS as EVALUATE_STEPS
-from candidfeed.cli.output import console, notes, require_writable, steps, write_json
+from candidfeed.cli.output import LogsFolder, console, notes, require_writable, steps, write_json
 
 # Those of `evaluate`; then candidates and both fits for the release, the export and the writing.
 N_STEPS = EVALUATE_STEPS + 5
@@ -39,12 +39,8 @@ def build(
     json: Annotated[
         Path | None, typer.Option("--json", help="Write the report to this file as JSON.")
     ] = None,
-    logs: Annotated[
-        Path | None, typer.Option("--logs", help="Write TensorBoard files to this folder.")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option("--cache", help="Folder of fetched data sets.")
-    ] = None,
+    logs: LogsFolder = None,
+    cache: CacheFolder = None,
 ) -> None:
     """Train both stages, measure them beside honest baselines, and make a release.
 

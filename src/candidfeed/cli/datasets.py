@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from candidfeed.cli.output import cache_folder, notes
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from candidfeed.data.tables import Dataset
 
 Report = Callable[[str, int, int | None], None]
+CacheFolder = Annotated[Path | None, typer.Option("--cache", help="Folder of fetched data sets.")]
 
 
 def open_dataset(source: str, *, cache: Path | None) -> "Dataset":

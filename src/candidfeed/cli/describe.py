@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from candidfeed.cli.datasets import open_dataset
+from candidfeed.cli.datasets import CacheFolder, open_dataset
 from candidfeed.cli.output import console, write_json
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ def describe(
             help="Write rows that can't be used to this file, in place of NAME.quarantine.csv.",
         ),
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option("--cache", help="Folder of fetched data sets.")
-    ] = None,
+    cache: CacheFolder = None,
 ) -> None:
     """Print counts, spreads, gaps and faults of a data set.
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from candidfeed.cli.datasets import open_dataset
+from candidfeed.cli.datasets import CacheFolder, open_dataset
 from candidfeed.cli.output import console, notes, require_writable, steps, write_json
 
 N_STEPS, N_RETRIEVAL_STEPS = 7, 4
@@ -54,9 +54,7 @@ def evaluate(
     json: Annotated[
         Path | None, typer.Option("--json", help="Write all figures to this file as JSON.")
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option("--cache", help="Folder of fetched data sets.")
-    ] = None,
+    cache: CacheFolder = None,
 ) -> None:
     """Train both stages and all baselines, and measure them on the same held-out rows."""
     require_writable(files=[json])

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -25,6 +27,10 @@ from candidfeed.release.storage import replace_file
 # Ids and titles are printed as they are: "[bold]" in one of them is not markup.
 console = Console(markup=False, emoji=False, highlight=False)
 notes = Console(markup=False, emoji=False, highlight=False, stderr=True)
+
+LogsFolder = Annotated[
+    Path | None, typer.Option("--logs", help="Write TensorBoard files to this folder.")
+]
 
 
 def progress() -> Progress:

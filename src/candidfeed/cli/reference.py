@@ -9,8 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from candidfeed.cli.datasets import open_dataset
-from candidfeed.cli.output import console, progress, require_writable, write_json
+from candidfeed.cli.datasets import CacheFolder, open_dataset
+from candidfeed.cli.output import LogsFolder, console, progress, require_writable, write_json
 
 if TYPE_CHECKING:
     from candidfeed.data.tables import Dataset
@@ -65,12 +65,8 @@ def reference(
     json: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file.")
     ] = None,
-    logs: Annotated[
-        Path | None, typer.Option("--logs", help="Write TensorBoard files to this folder.")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option("--cache", help="Folder of fetched data sets.")
-    ] = None,
+    logs: LogsFolder = None,
+    cache: CacheFolder = None,
 ) -> None:
     """Fit a classic model by its published settings and compare the figures."""
     from candidfeed.reference.published import find_reference

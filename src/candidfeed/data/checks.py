@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from candidfeed.data.columns import Fault, place, show
-from candidfeed.data.tables import EVENT_COLUMNS, TIME, Dataset, Feature
+from candidfeed.data.tables import COLUMN_TYPES, EVENT_COLUMNS, TIME, Dataset, Feature
 from candidfeed.errors import DataError
 
 QUARANTINE = {"file": pl.String, "row": pl.Int64, "reason": pl.String, "received": pl.String}
@@ -19,14 +19,6 @@ REPEATED_ID = "the id stands twice"
 CONTRADICTING_ID = "the id stands twice, with other values"
 _REASONS_TOLD = 5
 _KEY = ("user_id", "item_id", "kind", "timestamp")
-_COLUMN_TYPES: dict[str, pl.DataType] = {
-    "category": pl.String(),
-    "tags": pl.List(pl.String()),
-    "text": pl.List(pl.String()),
-    "number": pl.Float32(),
-    "bucket": pl.Float32(),
-    "time": TIME,
-}
 
 
 def sift(places: pl.DataFrame, faults: Sequence[Fault]) -> tuple[pl.Series, pl.DataFrame]:
@@ -148,7 +140,7 @@ def _check_table(
     dataset: Dataset, table: str, key: str, frame: pl.DataFrame, features: Sequence[Feature]
 ) -> None:
     title: dict[str, pl.DataType] = {"title": pl.String()} if table == "items" else {}
-    types = title | {feature.name: _COLUMN_TYPES[feature.kind] for feature in features}
+    types = title | {feature.name: COLUMN_TYPES[feature.kind] for feature in features}
     if frame.columns != [key, *types]:
         raise DataError(f"{dataset.name}: {table} have the columns {frame.columns}")
     for column, dtype in types.items():

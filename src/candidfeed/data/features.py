@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from candidfeed.data.tables import TIME, Feature, FeatureKind
+from candidfeed.data.tables import COLUMN_TYPES, TIME, Feature, FeatureKind
 from candidfeed.errors import DataError
 
 N_BUCKETS = 10
@@ -20,15 +20,6 @@ MAX_WIDTH = 64
 MIN_WORD_COUNT = 3
 MAX_DEVIATIONS = 5.0
 PADDING = 0
-
-_DTYPES: dict[FeatureKind, pl.DataType] = {
-    "category": pl.String(),
-    "tags": pl.List(pl.String()),
-    "text": pl.List(pl.String()),
-    "number": pl.Float32(),
-    "bucket": pl.Float32(),
-    "time": TIME,
-}
 
 
 @dataclass(frozen=True)
@@ -169,11 +160,11 @@ def _canonical(table: pl.DataFrame, name: str, kind: FeatureKind) -> pl.Series:
     if name not in table.columns:
         raise DataError(f"features: column {name!r} is missing; got {table.columns}")
     try:
-        return table[name].alias("value").cast(_DTYPES[kind])
+        return table[name].alias("value").cast(COLUMN_TYPES[kind])
     except pl.exceptions.PolarsError as error:
         raise DataError(
             f"features: column {name!r} can't be a {kind} feature with type {table[name].dtype}; "
-            f"give it as {_DTYPES[kind]}"
+            f"give it as {COLUMN_TYPES[kind]}"
         ) from error
 
 

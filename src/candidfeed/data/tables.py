@@ -8,6 +8,14 @@ import polars as pl
 FeatureKind = Literal["category", "tags", "number", "bucket", "text", "time"]
 TIME = pl.Datetime("us", "UTC")
 EVENT_COLUMNS = ("user_id", "item_id", "kind", "value", "timestamp")
+COLUMN_TYPES: dict[FeatureKind, pl.DataType] = {
+    "category": pl.String(),
+    "tags": pl.List(pl.String()),
+    "text": pl.List(pl.String()),
+    "number": pl.Float32(),
+    "bucket": pl.Float32(),
+    "time": TIME,
+}
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,7 @@ class Dataset:
             a further column `part` with `train`, `valid` or `test`.
         users: `user_id` and one column per entry of `user_features`; every user of `events` is in.
         items: `item_id`, `title` (String) and one column per entry of `item_features`; every item
-            of `events` is in. Column types by kind: category String, tags and text List(String),
-            number and bucket Float32, time Datetime us UTC.
+            of `events` is in. Feature columns have the types in COLUMN_TYPES.
         quarantine: rows that can't be used: `file`, `row` (1-based line in the source), `reason`,
             `received` (all String but row).
         rows_read: rows of the event source, the quarantined ones included.

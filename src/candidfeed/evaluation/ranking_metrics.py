@@ -6,6 +6,7 @@ defines each metric.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import log2
 from typing import Protocol
@@ -26,6 +27,8 @@ from candidfeed.evaluation.list_metrics import (
 TOP_KS = (1, 5, 10, 50, 100)
 KS = (5, 10, 20, 50, 100)
 CHUNK_BYTES = 256 * 2**20
+# Above this many items users are ranked side by side: NumPy lets go of the lock on long rows.
+_LONG_ROW = 50_000
 
 
 class Scorer(Protocol):
@@ -170,20 +173,28 @@ def _rank(
     rank_seen, rank_unseen = np.empty(test.nnz), np.empty(test.nnz)
     lists = np.full((len(users), list_length), -1, dtype=np.int32)
     n_non_finite = 0
+    n_items = test.get_shape()[1]
+
+    def rank_user(place: int, user: int, row: NDArray[np.floating]) -> None:
+        pairs = slice(test.indptr[user], test.indptr[user + 1])
+        touched = known.indices[known.indptr[user] : known.indptr[user + 1]]
+        targets = row[test.indices[pairs]]
+        # The target itself stands among the items at or above it, hence + 1 and not + 2.
+        twice = 1 + _twice_above(row, targets)
+        rank_seen[pairs] = twice / 2
+        rank_unseen[pairs] = (twice - _twice_above(row[touched], targets)) / 2
+        listed = top_rows(row, touched, list_length)
+        lists[place, : len(listed)] = listed
+
     place = 0
-    for chunk, scores, n_bad in _score_chunks(scorer, users, test.get_shape()[1], chunk_bytes):
-        n_non_finite += n_bad
-        for user, row in zip(chunk, scores, strict=True):
-            pairs = slice(test.indptr[user], test.indptr[user + 1])
-            touched = known.indices[known.indptr[user] : known.indptr[user + 1]]
-            targets = row[test.indices[pairs]]
-            # The target itself stands among the items at or above it, hence + 1 and not + 2.
-            twice = 1 + _twice_above(row, targets)
-            rank_seen[pairs] = twice / 2
-            rank_unseen[pairs] = (twice - _twice_above(row[touched], targets)) / 2
-            listed = top_rows(row, touched, list_length)
-            lists[place, : len(listed)] = listed
-            place += 1
+    with ThreadPoolExecutor() as pool:
+        # A short row is ranked in less time than handing it to a thread takes.
+        run = map if n_items < _LONG_ROW else pool.map
+        for chunk, scores, n_bad in _score_chunks(scorer, users, n_items, chunk_bytes):
+            n_non_finite += n_bad
+            places = range(place, place + len(chunk))
+            for _ in run(rank_user, places, chunk, scores):
+                place += 1
     return _Ranked(rank_seen, rank_unseen, lists, n_non_finite)
 
 
