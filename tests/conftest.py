@@ -2,7 +2,11 @@
 
 import csv
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +36,50 @@ settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+Typed = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Typed:
+    """Types `candidfeed ...`; gives the exit code and what came on the two outputs."""
+    from candidfeed import cli
+
+    def type_command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["candidfeed", *map(str, arguments)])
+        return cli.main(), *capsys.readouterr()
+
+    return type_command
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, an empty one, on a terminal of 80 columns."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "80")
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a disk of so many KiB and gives its folder, once."""
+    folder = tmp_path / "disk"
+    mounted = False
+
+    def mount(n_kib: int) -> Path:
+        nonlocal mounted
+        folder.mkdir()
+        size = ("-t", "tmpfs", "-o", f"size={n_kib}k", "candidfeed-test", str(folder))
+        program = shutil.which("mount")
+        if not program or subprocess.run([program, *size], check=False).returncode:
+            pytest.skip("mounting a small disk is not permitted here")
+        mounted = True
+        return folder
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -4,16 +4,13 @@ Each log below is as it should be but for one fault. No command that trains may 
 """
 
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
-from candidfeed import cli
 from candidfeed.release import build as build_module
 from candidfeed.release.storage import read_directory
 
@@ -44,20 +41,9 @@ Typed = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def typed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Typed:
-    """Types `candidfeed ...` in an empty folder; gives the exit code and both outputs."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def type_command(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["candidfeed", *arguments])
-        exit_code = cli.main()
-        return exit_code, *capsys.readouterr()
-
-    return type_command
+def typed(here: Path, typed: Typed) -> Typed:
+    """Types `candidfeed ...` in an empty folder."""
+    return typed
 
 
 @pytest.fixture
@@ -313,34 +299,22 @@ def test_a_changed_byte_in_any_file_of_a_release_is_refused(
         assert "build it again" in errors
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 3 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    command = [mount or "mount", "-t", "tmpfs", "-o", "size=3m", "candidfeed-test", str(folder)]
-    if not mount or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk is not permitted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_disk_that_fills_up_while_building_keeps_the_release_that_was_there(
     typed: Typed,
     tiny_log: Path,
     tiny_parts: dict[str, Any],
-    small_disk: Path,
+    small_disk: Callable[[int], Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for step in ("evaluate_once", "refit_on_all", "export_pair"):
         monkeypatch.setattr(build_module, step, lambda *_, step=step, **__: tiny_parts[step])
-    target = small_disk / "release"
+    disk = small_disk(3_072)
+    target = disk / "release"
     assert typed("build", str(tiny_log), "-o", str(target))[0] == 0
     before = read_directory(target).release_id
     size_bytes = sum(path.stat().st_size for path in target.rglob("*"))
-    free_bytes = shutil.disk_usage(small_disk).free
-    (small_disk / "other").write_bytes(b"x" * (free_bytes - size_bytes // 2))
+    free_bytes = shutil.disk_usage(disk).free
+    (disk / "other").write_bytes(b"x" * (free_bytes - size_bytes // 2))
     exit_code, output, errors = typed("build", str(tiny_log), "-o", str(target))
     assert (exit_code, output) == (2, "")
     assert "the disk is full; free some space and build again" in errors.splitlines()[-1]

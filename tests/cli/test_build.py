@@ -1,7 +1,6 @@
 """`candidfeed build`: what a person sees while and after a release is made."""
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from candidfeed import cli
 from candidfeed.release import build as build_module
 from candidfeed.release.bundle import read_release
 from candidfeed.release.storage import read_directory
@@ -19,10 +17,7 @@ Typed = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def typed(
-    tiny_log: Path,
-    tiny_parts: dict[str, Any],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    typed: Typed, tiny_log: Path, tiny_parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> Typed:
     """Types `candidfeed build LOG ...` where the training is done already."""
 
@@ -34,9 +29,7 @@ def typed(
     monkeypatch.setattr(build_module, "refit_on_all", lambda *_, **__: tiny_parts["refit_on_all"])
 
     def type_command(*arguments: str, log: Path = tiny_log) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["candidfeed", "build", str(log), *arguments])
-        exit_code = cli.main()
-        return exit_code, *capsys.readouterr()
+        return typed("build", log, *arguments)
 
     return type_command
 

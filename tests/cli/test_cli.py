@@ -23,18 +23,6 @@ Typed = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Typed:
-    """Types a command; gives the exit code and what came on the two outputs."""
-
-    def type_command(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["candidfeed", *arguments])
-        exit_code = cli.main()
-        return exit_code, *capsys.readouterr()
-
-    return type_command
-
-
-@pytest.fixture
 def typed_and_failing(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> Typed:
     """Types a command that ends in the given error."""
 

@@ -23,12 +23,10 @@ GOOD = "".join(f"{n % 3},item {n % 4},{1700000000 + n}\n" for n in range(12))
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def shop(here: Path) -> Path:
     """A folder with `shop.toml`, and the current folder, empty, in it."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    (tmp_path / "shop.toml").write_text(CONFIG)
-    return tmp_path
+    (here.parent / "shop.toml").write_text(CONFIG)
+    return here.parent
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> str:

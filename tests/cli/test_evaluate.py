@@ -1,15 +1,14 @@
 """`candidfeed evaluate`: what it prints, writes and refuses."""
 
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.cells import cell_len
 
-from candidfeed import cli
 from candidfeed.cli.evaluate import N_STEPS
 from candidfeed.data.tables import Dataset
 from candidfeed.evaluation import run as module
@@ -20,19 +19,9 @@ DEEP_STEPS = 5
 
 
 @pytest.fixture
-def typed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Typed:
-    """Types `candidfeed evaluate ...` in an empty folder, on a terminal of 80 columns."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def type_command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["candidfeed", "evaluate", *map(str, arguments)])
-        return cli.main(), *capsys.readouterr()
-
-    return type_command
+def typed(here: Path, typed: Typed) -> Typed:
+    """Types `candidfeed evaluate ...` in an empty folder."""
+    return partial(typed, "evaluate")
 
 
 @pytest.fixture

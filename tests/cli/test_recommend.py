@@ -13,7 +13,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from candidfeed import cli
 from candidfeed.data.vocabulary import Vocabulary
 from candidfeed.feed.served import Served
 from candidfeed.release.bundle import encode
@@ -23,15 +22,11 @@ Typed = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def typed(
-    tiny_release: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Typed:
-    """Types `candidfeed recommend RELEASE ...`; gives the exit code and both outputs."""
+def typed(typed: Typed, tiny_release: Path) -> Typed:
+    """Types `candidfeed recommend RELEASE ...`."""
 
     def type_command(*arguments: str, release: Path = tiny_release) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["candidfeed", "recommend", str(release), *arguments])
-        exit_code = cli.main()
-        return exit_code, *capsys.readouterr()
+        return typed("recommend", release, *arguments)
 
     return type_command
 

@@ -1,8 +1,8 @@
 """`candidfeed reference`: what it prints, writes and refuses."""
 
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,8 +41,8 @@ kind = "category"
 
 
 @pytest.fixture
-def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Typed:
-    """Types `candidfeed reference ...`; gives the exit code and what came on the two outputs."""
+def typed(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> Typed:
+    """Types `candidfeed reference ...`."""
     app = typer.Typer()
     app.command()(reference)
     app.callback()(lambda: None)
@@ -52,12 +52,8 @@ def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
         with command.make_context("candidfeed", arguments) as context:
             command.invoke(context)
 
-    def type_command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["candidfeed", "reference", *map(str, arguments)])
-        monkeypatch.setattr(cli, "_run", run)
-        return cli.main(), *capsys.readouterr()
-
-    return type_command
+    monkeypatch.setattr(cli, "_run", run)
+    return partial(typed, "reference")
 
 
 @pytest.fixture

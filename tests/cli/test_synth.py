@@ -1,30 +1,16 @@
 """`candidfeed synth`: what a person types and sees."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
 
-from candidfeed import cli
 from candidfeed.cli.synth import read_count
 
 Typed = Callable[..., tuple[int, str, str]]
 SMALL = ("--users", "50", "--items", "3e1", "--events", "2_000")
-
-
-@pytest.fixture
-def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Typed:
-    """Types `candidfeed ...`; gives the exit code and what came on the two outputs."""
-
-    def type_command(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["candidfeed", *arguments])
-        exit_code = cli.main()
-        return exit_code, *capsys.readouterr()
-
-    return type_command
 
 
 def test_a_small_world_is_made_and_described(typed: Typed, tmp_path: Path) -> None:

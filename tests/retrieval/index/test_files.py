@@ -1,13 +1,17 @@
 """What is saved is what is loaded, by many processes at once; what was changed is refused."""
 
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from candidfeed.errors import ReleaseError
+from candidfeed.retrieval.index import files as index_files
 from candidfeed.retrieval.index.state import EXACT, INVERTED
 from candidfeed.retrieval.index.vector_index import IndexSettings, VectorIndex
 
@@ -83,9 +87,11 @@ print(*index.search(np.ones(8, np.float32), 20).rows)
 
 
 def test_a_changed_byte_in_any_file_is_refused_before_it_is_read(
-    index: VectorIndex, tmp_path: Path
+    index: VectorIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.save(tmp_path / "saved")
+    opened = []
+    monkeypatch.setattr(index_files, "open_checked", opened.append)
     files = sorted((tmp_path / "saved").iterdir())
     assert len(files) == (5 if index.report.kind == INVERTED else 4)
     for path in files:
@@ -95,7 +101,45 @@ def test_a_changed_byte_in_any_file_is_refused_before_it_is_read(
         with pytest.raises(ReleaseError, match=r"save (the index|it) again"):
             VectorIndex.load(tmp_path / "saved")
         path.write_bytes(intact)
+    assert opened == []
+    monkeypatch.undo()
     assert len(VectorIndex.load(tmp_path / "saved")) == len(index)
+
+
+@contextmanager
+def room_for(n_bytes: int) -> Iterator[None]:
+    """No file can grow beyond this size."""
+    usual, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (usual, most))
+
+
+def test_a_disk_without_room_for_the_very_last_byte_is_noticed(
+    index: VectorIndex, tmp_path: Path
+) -> None:
+    large = {name: one for name, one in index_files.files_of(index.parts).items() if callable(one)}
+    assert len(large) == (2 if index.report.kind == INVERTED else 1)
+    for name, write in large.items():
+        write(tmp_path / name)
+        with (
+            room_for((tmp_path / name).stat().st_size - 1),
+            pytest.raises(OSError, match="File too large"),
+        ):
+            write(tmp_path / "again")
+
+
+def test_an_index_that_finds_no_room_leaves_nothing_behind(
+    index: VectorIndex, tmp_path: Path
+) -> None:
+    with (
+        room_for(10_000),
+        pytest.raises(ReleaseError, match="writing the index failed: File too large"),
+    ):
+        index.save(tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_or_shortened_file_is_refused(index: VectorIndex, tmp_path: Path) -> None:

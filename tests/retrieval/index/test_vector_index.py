@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from candidfeed.retrieval.index import inverted as inverted_index
+from candidfeed.retrieval.index.inner_products import Marks
 from candidfeed.retrieval.index.state import EXACT, INVERTED
 from candidfeed.retrieval.index.vector_index import IndexSettings, VectorIndex
 
@@ -44,6 +47,15 @@ def share_found(index: VectorIndex, exact: VectorIndex, k: int, **chosen: Any) -
         right = exact.search(query, k, **chosen).rows
         shares.append(np.isin(right, index.search(query, k, **chosen).rows).mean())
     return float(np.mean(shares))
+
+
+def side_by_side(work: Callable[..., None], arguments: list[tuple]) -> None:
+    """Does the work with each of these arguments, on a thread each."""
+    threads = [threading.Thread(target=work, args=each) for each in arguments]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 @pytest.fixture(params=[EXACT, INVERTED])
@@ -126,6 +138,23 @@ class TestEveryIndex:
         assert index.search(query, 5, allow=odd).rows.tolist() == [best[0]]
         assert index.remove(odd) == 1
         assert index.search(query, 9).rows.tolist() == best[1:].tolist()
+
+    @pytest.mark.parametrize(
+        "rows", [np.ones(3_000, bool), np.array([1.0, 2.0]), np.array([[1, 2]]), np.array(["1"])]
+    )
+    def test_rows_that_are_no_integers_are_refused(
+        self, index: VectorIndex, rows: np.ndarray
+    ) -> None:
+        query = users()[0]
+        for use in (
+            lambda: index.search(query, 5, deny=rows),
+            lambda: index.search(query, 5, allow=rows),
+            lambda: index.add(rows, world()[: rows.size]),
+            lambda: index.remove(rows),
+        ):
+            with pytest.raises(ValueError, match=r"came, not integers \[n\]"):
+                use()
+        assert len(index) == 3_000
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
     def test_what_is_not_finite_is_refused(self, index: VectorIndex, bad: float) -> None:
@@ -215,19 +244,57 @@ class TestEveryIndex:
             reader.join()
         assert wrong == []
 
+    def test_readers_at_the_same_time_each_keep_to_their_own_deny_list(
+        self, index: VectorIndex
+    ) -> None:
+        query = users()[0]
+        best = index.search(query, 120).rows
+        lists = [best[first::4] for first in range(4)]
+        expected = [index.search(query, 50, deny=deny).rows.tolist() for deny in lists]
+        wrong: list[list[int]] = []
+
+        def read(deny: np.ndarray, right: list[int]) -> None:
+            for _ in range(300):
+                found = index.search(query, 50, deny=deny).rows.tolist()
+                if found != right:
+                    wrong.append(found)
+
+        side_by_side(read, list(zip(lists, expected, strict=True)))
+        assert wrong == []
+
+    def test_what_was_denied_before_is_found_again_however_many_searches_there_were(
+        self, index: VectorIndex
+    ) -> None:
+        query = users()[0]
+        best = index.search(query, 10).rows
+        for i in range(600):
+            found = index.search(query, 5, deny=best[i % 5 : i % 5 + 1]).rows
+            assert found.tolist() == np.delete(best, i % 5)[:5].tolist()
+
     def test_no_change_is_lost_when_many_threads_write(self, index: VectorIndex) -> None:
         def write(first: int) -> None:
             for row in range(first, first + 20):
                 index.add(np.array([row]), users()[:1])
                 index.remove(np.array([row - 8_000]))
 
-        writers = [threading.Thread(target=write, args=(8_000 + 20 * i,)) for i in range(4)]
-        for writer in writers:
-            writer.start()
-        for writer in writers:
-            writer.join()
+        side_by_side(write, [(8_000 + 20 * i,) for i in range(4)])
         assert index.snapshot.added_rows.tolist() == list(range(8_000, 8_080))
         assert index.snapshot.gone.tolist() == list(range(80))
+
+
+# Parts
+
+rows_below_9 = st.lists(st.integers(0, 8), max_size=12)
+
+
+@given(st.lists(st.tuples(rows_below_9, rows_below_9), min_size=1, max_size=600))
+def test_marks_tell_which_rows_are_among_others_whatever_was_asked_before(
+    asked: list[tuple[list[int], list[int]]],
+) -> None:
+    marks = Marks(9)
+    for rows, others in asked:
+        found = marks.among(np.array(rows, int), np.array(others, int))
+        assert found.tolist() == [row in others for row in rows]
 
 
 # Exact search
@@ -293,28 +360,31 @@ def test_settings_out_of_range_are_refused() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 @pytest.mark.parametrize("exact_below", [100_000, 1_000])
-def test_a_query_starts_no_threads(exact_below: int) -> None:
+def test_a_query_starts_no_threads(exact_below: int, tmp_path: Path) -> None:
     script = """
 import os, sys
+from pathlib import Path
 import faiss
 import numpy as np
 from candidfeed.retrieval.index.vector_index import IndexSettings, VectorIndex
 vectors = np.random.default_rng(0).normal(size=(30_000, 32)).astype("float32")
 faiss.omp_set_num_threads(1)
 settings = IndexSettings(exact_below=int(sys.argv[1]))
-index = VectorIndex.build(vectors, queries=vectors[:40], settings=settings)
+VectorIndex.build(vectors, queries=vectors[:40], settings=settings).save(Path(sys.argv[2]))
+index = VectorIndex.load(Path(sys.argv[2]))
 faiss.omp_set_num_threads(4)
 query = np.ones(32, "float32")
 before = len(os.listdir("/proc/self/task"))
 index.search(query, 500)
 index.search(query, 500, deny=np.arange(1000))
+index.search(query, 500, deny=index.search(query, 500).rows)
 index.search(query, 500, allow=np.arange(20_000))
 index.add(np.array([40_000]), query[None])
 index.search(query, 500)
 print(before, len(os.listdir("/proc/self/task")))
 """
     free = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
-    command = [sys.executable, "-c", script, str(exact_below)]
+    command = [sys.executable, "-c", script, str(exact_below), str(tmp_path / "saved")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=free)
     before, after = done.stdout.split()
     assert after == before

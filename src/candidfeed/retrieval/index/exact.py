@@ -26,13 +26,18 @@ class Among:
         standing: rows of the build that were not removed since.
         denied: rows that the request shuts out, int [n], each known, duplicates possible.
         allowed: the only rows that it lets in, likewise; all where None.
-        gone: rows that were removed since the build, int64.
+        n_gone: how many were removed since the build.
     """
 
     standing: Bits
     denied: NDArray[np.integer]
     allowed: NDArray[np.integer] | None
-    gone: NDArray[np.int64]
+    n_gone: int
+
+    @property
+    def n_shut_out(self) -> int:
+        """At most this many are shut out by name."""
+        return len(self.denied) + self.n_gone
 
     @cached_property
     def open(self) -> Bits:
@@ -41,11 +46,6 @@ class Among:
             return without(self.standing, self.denied)
         allowed = bits_of(self.allowed, 8 * len(self.standing))
         return without(allowed & self.standing, self.denied)
-
-    @cached_property
-    def shut_out(self) -> NDArray[np.integer]:
-        """All that may not be found where everything else may, int [n]."""
-        return np.concatenate([self.denied, self.gone]) if len(self.gone) else self.denied
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def files_of(index: IndexParts) -> dict[str, bytes | Writer]:
         numbers["reference"] = probing.reference
         arrays |= {name: getattr(probing, name) for name in _PROBING}
         arrays["list_of"] = base.list_of
-        files[LISTS] = lambda path: faiss.write_index(base.lists, str(path))
+        files[LISTS] = _list_writer(base.lists)
     files[ARRAYS] = safetensors.numpy.save(arrays)
     files[NUMBERS] = json.dumps(numbers, allow_nan=False, indent=1).encode() + b"\n"
     return files
@@ -173,10 +173,24 @@ def _compare_files(folder: Path) -> None:
             raise ReleaseError(f"{folder / name}: was changed; save the index again")
 
 
+# FAISS and NumPy write by C streams, and would not tell that the last bytes found no room on the
+# disk: here they write by Python's files, which do.
+
+
 def _vector_writer(vectors: Floats) -> Writer:
     def write(path: Path) -> None:
         with path.open("wb") as file:
-            np.save(file, vectors, allow_pickle=False)
+            header = np.lib.format.header_data_from_array_1_0(vectors)
+            np.lib.format.write_array_header_1_0(file, header)
+            file.write(vectors.data)
+
+    return write
+
+
+def _list_writer(lists: faiss.IndexIVFScalarQuantizer) -> Writer:
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            faiss.write_index(lists, untyped_faiss.PyCallbackIOWriter(file.write))
 
     return write
 

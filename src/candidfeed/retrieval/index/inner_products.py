@@ -1,5 +1,6 @@
 """What every index shares: exact scores of chosen rows, the best of them, sets of rows."""
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ _PLACE_DEPENDENT_DIMS = (2, 4, 8)
 _ROWS_AT_ONCE = 4_096
 
 NO_ROWS: Rows = np.empty(0, np.int32)
+_LAST_MARK = np.iinfo(np.uint8).max
 _BIT_OF = (1 << np.arange(8)).astype(np.uint8)
 
 
@@ -81,8 +83,15 @@ def best_of(rows: NDArray[np.integer], scores: Floats, k: int) -> Found:
         least = np.partition(scores, len(scores) - k)[len(scores) - k]
         kept = np.flatnonzero(scores >= least)
         rows, scores = rows[kept], scores[kept]
-    order = np.lexsort((rows, -scores))[:k]
+    order = np.argsort(-scores)
+    if _has_repeats(scores[order]):
+        order = np.lexsort((rows, -scores))
+    order = order[:k]
     return Found(rows[order].astype(np.int32), scores[order])
+
+
+def _has_repeats(in_order: Floats) -> bool:
+    return bool((in_order[1:] == in_order[:-1]).any())
 
 
 def all_bits(n: int) -> Bits:
@@ -107,6 +116,11 @@ def without(bits: Bits, rows: NDArray[np.integer]) -> Bits:
     return left
 
 
+def are_in(bits: Bits, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Which of these rows are in the set, bool [n]."""
+    return (bits[rows >> 3] & _BIT_OF[rows & 7]) != 0
+
+
 def count(bits: Bits) -> int:
     return int(np.bitwise_count(bits).sum(dtype=np.int64))
 
@@ -115,3 +129,24 @@ def rows_in(bits: Bits, n: int) -> NDArray[np.int64]:
     """The rows of a set, ascending."""
     # Of booleans: of bytes NumPy takes ten times as long to find them.
     return np.flatnonzero(np.unpackbits(bits, count=n, bitorder="little").view(np.bool_))
+
+
+class Marks(threading.local):
+    """A byte a row, to find which rows are among others without sorting either.
+
+    Each thread has bytes of its own, and each question marks with a number of its own, so that
+    nothing must be wiped after it.
+    """
+
+    def __init__(self, n_rows: int) -> None:
+        self._mark_of = np.zeros(n_rows, np.uint8)
+        self._mark = 0
+
+    def among(self, rows: NDArray[np.integer], others: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Which rows are among the others, bool [len(rows)]; each is from 0 to n_rows - 1."""
+        if self._mark == _LAST_MARK:
+            self._mark_of[:] = 0
+            self._mark = 0
+        self._mark += 1
+        self._mark_of[others] = self._mark
+        return self._mark_of[rows] == self._mark

@@ -35,7 +35,8 @@ _REFERENCES = (0, 5, 20)
 _CAPPED_ABOVE = 0.95
 _LOST_BY_CAP = 0.25
 _TINY = np.finfo(np.float32).tiny
-_DEPTHS_PER_K = (0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+# For how many of the best items a depth is found: searches that shut items out look deeper than k.
+DEPTHS_PER_K = (0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 # What choosing a list costs, in items looked at.
 _LIST_COST = 40
 _MAX_CORRECTIONS = 10
@@ -291,7 +292,7 @@ def _choose_probing(
 
 def _probing(met: _Met, spreads: Floats, reference: int, *, k: int, target: float) -> Probing:
     deepest = met.places.shape[1]
-    depths = np.unique([max(1, int(share * k)) for share in _DEPTHS_PER_K])
+    depths = np.unique([max(1, int(share * k)) for share in DEPTHS_PER_K])
     depths = depths[depths <= deepest]
     most, shares, scanned = [], [], []
     for depth in depths:

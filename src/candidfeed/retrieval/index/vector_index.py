@@ -24,7 +24,12 @@ from candidfeed.retrieval.index.inner_products import (
     inner_products,
     without,
 )
-from candidfeed.retrieval.index.inverted_build import answered, build_inverted, recall_of
+from candidfeed.retrieval.index.inverted_build import (
+    DEPTHS_PER_K,
+    answered,
+    build_inverted,
+    recall_of,
+)
 from candidfeed.retrieval.index.state import (
     EXACT,
     INVERTED,
@@ -33,9 +38,6 @@ from candidfeed.retrieval.index.state import (
     Snapshot,
 )
 
-# How deep users' best items are looked up, in multiples of k: searches that shut items out look
-# deeper than k.
-_DEPTH_PER_K = 4
 # Users' vectors that a build uses: half to tune with, half to measure with.
 N_QUERIES = 512
 _LEAST_QUERIES = 20
@@ -176,12 +178,12 @@ class VectorIndex:
             Fewer than k where fewer are left.
 
         Raises:
-            ValueError: the query is not finite, or not of this length.
+            ValueError: the query is not finite, or not of this length; or rows are not integers.
         """
         query = _matrix(np.asarray(query)[None], "{} queries", dim=self.dim)[0]
         now = self._snapshot
-        deny = np.asarray(deny)
-        allow = None if allow is None else np.asarray(allow)
+        deny = _row_numbers(deny)
+        allow = None if allow is None else _row_numbers(allow)
         found = self.base.search(query, k, self._among(now, deny, allow))
         return found if len(now.added_rows) == 0 else _merged(found, now, query, k, deny, allow)
 
@@ -192,10 +194,10 @@ class VectorIndex:
         build anew when it has become a notable part of the catalogue.
 
         Raises:
-            ValueError: a row is negative or comes twice, there are not as many rows as vectors, or
-                a vector is not finite. Then nothing was added.
+            ValueError: a row is no integer, negative or comes twice, there are not as many rows as
+                vectors, or a vector is not finite. Then nothing was added.
         """
-        added_rows = np.asarray(rows, np.int64)
+        added_rows = _row_numbers(rows).astype(np.int64)
         added = _matrix(vectors, "the vectors of {} items", dim=self.dim)
         if added_rows.shape != (len(added),):
             raise ValueError(f"index: {added_rows.size} rows came with {len(added)} vectors")
@@ -216,11 +218,15 @@ class VectorIndex:
         """Let go of these items; the next search does not find them.
 
         Returns:
-            How many of them were there: removing an item twice does no harm.
+            How many of them were there: rows that are not in the index do no harm.
+
+        Raises:
+            ValueError: rows are not integers.
         """
+        gone = _row_numbers(rows).astype(np.int64)
         with self._writer:
             n_before = len(self)
-            self._snapshot = self._snapshot_without(np.asarray(rows, np.int64))
+            self._snapshot = self._snapshot_without(gone)
             return n_before - len(self)
 
     def _snapshot_without(self, rows: NDArray[np.int64]) -> Snapshot:
@@ -243,13 +249,13 @@ class VectorIndex:
         allowed = None if allow is None else _within(allow, n_built)
         if allowed is None and len(denied) == 0 and len(now.gone) == 0:
             return None
-        return Among(now.open, denied, allowed, now.gone)
+        return Among(now.open, denied, allowed, len(now.gone))
 
 
 def _tuned(vectors: Floats, queries: Floats, settings: IndexSettings, seed: int) -> VectorIndex:
     """Lists tuned with one half of the queries and measured with the other."""
     k = min(settings.recall_k, len(vectors))
-    known = answered(vectors, queries, min(_DEPTH_PER_K * k, len(vectors)))
+    known = answered(vectors, queries, min(int(DEPTHS_PER_K[-1] * k), len(vectors)))
     tuning, held_out = known.part(slice(0, None, 2)), known.part(slice(1, None, 2))
     base = build_inverted(vectors, tuning, k=k, recall_target=settings.recall_target, seed=seed)
     recall = recall_of(base, held_out, k)
@@ -309,11 +315,22 @@ def _merged(
     return best_of(np.concatenate([found.rows, rows]), np.concatenate([found.scores, scores]), k)
 
 
-def _within(rows: NDArray[np.integer], n: int) -> NDArray[np.integer]:
+def _row_numbers(rows: NDArray[np.integer]) -> NDArray[np.integer]:
+    """
+    Raises:
+        ValueError: these are no integers, such as a mask of booleans, or not in one dimension.
+    """
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or (rows.dtype.kind not in "iu" and rows.size):
+        raise ValueError(f"index: rows of {rows.dtype} {rows.shape} came, not integers [n]")
+    return rows
+
+
+def _within(rows: NDArray[np.integer], n: int) -> NDArray[np.intp]:
     """Those of the rows that are from 0 to n - 1."""
-    if len(rows) == 0:
-        return NO_ROWS
-    if rows.min() >= 0 and rows.max() < n:
+    rows = rows.astype(np.intp, copy=False)
+    # Taken as unsigned, negative ones are the largest.
+    if len(rows) == 0 or rows.view(np.uintp).max() < n:
         return rows
     return rows[(rows >= 0) & (rows < n)]
 
