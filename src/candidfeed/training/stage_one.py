@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from candidfeed.data.interactions import Interactions
 from candidfeed.data.splits import Split, inner_split
@@ -43,21 +44,17 @@ class Chosen:
 
     Attributes:
         inner: the cut.
+        asked: its test part.
         settings: with the number of epochs that was best.
-        tried: the model of these settings, fitted on the inner train.
+        tried: makes the model of these settings, fitted on the inner train.
+        curves: of its training; empty where there was none.
     """
 
     inner: Split
+    asked: Asked
     settings: StageOneSettings
-    tried: Fitted
-
-    @property
-    def asked(self) -> Asked:
-        return asked_of(self.inner)
-
-
-def asked_of(split: Split) -> Asked:
-    return Asked(split.known, split.test)
+    tried: Callable[[], Fitted]
+    curves: dict[str, list[float]]
 
 
 def is_large(train: Interactions) -> bool:
@@ -78,7 +75,7 @@ def choose_stage_one(
         DataError: train can't be cut again.
     """
     inner = inner_split(split, seed=seed)
-    asked = asked_of(inner)
+    asked = Asked(inner.known, inner.test)
     if not is_large(split.train):
         closed = choose_closed(inner.train, features.item_bag, asked, seed=seed)
         tower = replace(settings.tower, closed=closed)
@@ -86,8 +83,11 @@ def choose_stage_one(
             # All that is left to learn are ids, and the closed forms hold those (docs/log.md).
             tower = replace(tower, n_epochs=0)
         settings = replace(settings, tower=tower)
-    tried = fit_stage_one(inner.train, features, settings, seed=seed, asked=asked, report=report)
-    return Chosen(inner, _as_fitted(settings, tried), tried)
+    fit = partial(fit_stage_one, inner.train, features, settings, seed=seed)
+    if not is_large(split.train) and settings.tower.n_epochs == 0:
+        return Chosen(inner, asked, settings, fit, curves={})
+    tried = fit(asked=asked, report=report)
+    return Chosen(inner, asked, _as_fitted(settings, tried), lambda: tried, tried.curves)
 
 
 def fit_stage_one(

@@ -126,7 +126,7 @@ def fit_two_stage(
     clock.start("candidates for the ranker")
     inner = chosen.inner
     sources = Sources.of(
-        chosen.tried.scorer(inner.known), _neighbour(inner, neighbour_settings), inner
+        chosen.tried().scorer(inner.known), _neighbour(inner, neighbour_settings), inner
     )
     quotas = settings.quotas or choose_quotas(sources, chosen.asked, settings.n_candidates)
     lists = candidate_lists(inner, sources, features, dataset.like_at, quotas, seed=seed)
@@ -135,7 +135,7 @@ def fit_two_stage(
     settings = replace(settings, stage_one=chosen.settings, ranker=ranker_settings, quotas=quotas)
     return _fit_on_train(
         dataset, split, features, lists, clock, settings=settings,
-        neighbour_settings=neighbour_settings, curves=chosen.tried.curves, seed=seed,
+        neighbour_settings=neighbour_settings, curves=chosen.curves, seed=seed,
     )  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def fit_retrieval(
     chosen = choose_stage_one(split, features, settings, seed=seed)
     clock.start("fit retrieval")
     fitted = fit_stage_one(split.train, features, chosen.settings, seed=seed)
-    tower = replace(fitted, curves=chosen.tried.curves)
+    tower = replace(fitted, curves=chosen.curves)
     clock.stop()
     return Retrieved(tower, tower.scorer(split.known), features, clock.seconds)
 

@@ -7,6 +7,7 @@ import pytest
 
 from candidfeed.retrieval.sparse.any_towers import Retrieval, tower_vectors
 from candidfeed.retrieval.sparse.event_batches import EventBatches, Sampling, TowerRows
+from candidfeed.retrieval.sparse.sampled_softmax import Products
 from candidfeed.retrieval.sparse.tables import SparseEmbedding
 
 # After candidfeed, which chooses the backend.
@@ -194,19 +195,21 @@ def test_a_log_of_one_item_trains_without_a_loss_to_speak_of() -> None:
     assert model.fit(events, verbose=0).history["loss"] == [0.0]
 
 
-def test_bfloat16_towers_keep_their_tables_in_float32_and_learn_alike() -> None:
-    def losses(policy: str) -> list[float]:
-        def tower(n: int, seed: int) -> keras.Model:
-            row = keras.Input((), dtype="int32")
-            return keras.Model(row, SparseEmbedding(n, DIM, seed=seed, dtype=policy)(row))
+def losses_of(policy: str, products: Products) -> list[float]:
+    def tower(n: int, seed: int) -> keras.Model:
+        row = keras.Input((), dtype="int32")
+        return keras.Model(row, SparseEmbedding(n, DIM, seed=seed, dtype=policy)(row))
 
-        model = Retrieval(tower(N_USERS, 0), tower(N_ITEMS, 1))
-        model.compile(optimizer="adam")
-        rows = {"users": TowerRows(N_USERS), "items": TowerRows(N_ITEMS)}
-        model.fit(
-            EventBatches(USER, ITEM, batch_size=96, sampling=SAMPLING, **rows), epochs=8, verbose=0
-        )
-        assert {str(one.table.dtype) for one in model.sparse_layers} == {"float32"}
-        return model.history.history["loss"]
+    model = Retrieval(tower(N_USERS, 0), tower(N_ITEMS, 1), products=products)
+    model.compile(optimizer="adam")
+    rows = {"users": TowerRows(N_USERS), "items": TowerRows(N_ITEMS)}
+    batches = EventBatches(USER, ITEM, batch_size=96, sampling=SAMPLING, **rows)
+    model.fit(batches, epochs=8, verbose=0)
+    assert {str(one.table.dtype) for one in model.sparse_layers} == {"float32"}
+    return model.history.history["loss"]
 
-    np.testing.assert_allclose(losses("mixed_bfloat16"), losses("float32"), rtol=0.01)
+
+def test_towers_and_products_of_bfloat16_learn_as_those_of_float32() -> None:
+    exact = losses_of("float32", "float32")
+    np.testing.assert_allclose(losses_of("float32", "bfloat16"), exact, rtol=0.01)
+    np.testing.assert_allclose(losses_of("mixed_bfloat16", "float32"), exact, rtol=0.01)

@@ -1,12 +1,19 @@
 """The loss for large catalogues, against a slow loop, and its gradients, against JAX' own."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from candidfeed.retrieval.sparse import sampled_softmax as module
-from candidfeed.retrieval.sparse.sampled_softmax import log_expected_draws, sampled_softmax
+from candidfeed.retrieval.sparse.sampled_softmax import (
+    Products,
+    log_expected_draws,
+    quick_products,
+    sampled_softmax,
+)
 
 BATCH, SHARED, HARD, DIM, N_ITEMS = 7, 5, 2, 3, 9
 
@@ -149,3 +156,49 @@ def test_the_corrected_sum_estimates_the_sum_over_all_other_items() -> None:
     sums = np.where(drawn == positive, 0.0, np.exp(scores[drawn] - logq)).sum(axis=1)
     expected = np.delete(np.exp(scores), positive).sum()
     assert sums.mean() == pytest.approx(expected, abs=4 * sums.std() / np.sqrt(n_draws))
+
+
+@pytest.mark.parametrize(
+    ("n", "n_negatives", "dim"),
+    [(1, 1, 1), (3, 500, 64), (100, 48, 16), (1024, 1024, 64), (1025, 100, 20), (4096, 8, 33)],
+)
+def test_products_of_bfloat16_are_close_whatever_the_shapes(
+    n: int, n_negatives: int, dim: int
+) -> None:
+    rng = np.random.default_rng(0)
+    vectors = [rng.normal(size=(rows, dim)).astype(np.float32) for rows in (n, n, n_negatives)]
+    scaled = [one / dim**0.5 for one in vectors]
+
+    def loss(user: jax.Array, positive: jax.Array, negative: jax.Array, how: Products) -> jax.Array:
+        return sampled_softmax(
+            user,
+            positive,
+            negative,
+            positive_row=np.arange(n, dtype=np.int32),
+            negative_row=np.arange(n_negatives, dtype=np.int32),
+            negative_logq=np.zeros(n_negatives, np.float32),
+            weight=np.full(n, 1 / n, np.float32),
+            products=how,
+        )
+
+    differentiated = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)), static_argnums=3)
+    exact, exact_by = differentiated(*scaled, "float32")
+    rounded, rounded_by = differentiated(*scaled, "bfloat16")
+    assert float(rounded) == pytest.approx(float(exact), rel=1e-3)
+    for one, other in zip(exact_by, rounded_by, strict=True):
+        # A bfloat16 has eight binary digits.
+        np.testing.assert_allclose(other, one, atol=2**-6 * float(np.abs(one).max()))
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("avx512_bf16 sse", "bfloat16"), ("sse", "float32")]
+)
+def test_products_are_rounded_where_the_processor_gains_by_it_and_the_step_is_large(
+    flags: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags : fpu {flags}\n")
+    monkeypatch.setattr(module, "_CPU_INFO", tmp_path / "cpuinfo")
+    module._has_bfloat16.cache_clear()
+    assert quick_products(2**20) == expected
+    assert quick_products(2**20 - 1) == "float32"
+    module._has_bfloat16.cache_clear()

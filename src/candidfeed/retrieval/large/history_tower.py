@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from candidfeed.data.features import Bag
 from candidfeed.retrieval.sparse.model import SparseModel
-from candidfeed.retrieval.sparse.sampled_softmax import sampled_softmax
+from candidfeed.retrieval.sparse.sampled_softmax import quick_products, sampled_softmax
 from candidfeed.retrieval.sparse.tables import SparseEmbedding
 
 Tensor = Any
@@ -201,6 +201,7 @@ class HistoryTower(SparseModel):
             negative_row=item_row[n:],
             negative_logq=x["negative_logq"],
             weight=weight / ops.maximum(ops.sum(weight), 1e-9),
+            products=quick_products(n * (len(item_row) - n)),
         )
         # Not on the last coordinate: how popular an item is is no fault of it.
         return loss + self.id_pull / n * ops.sum(ops.square(y_pred["ids"][:, :-1]))

@@ -1,6 +1,6 @@
 """Fit the model of large catalogues: a closed-form start, then sampled softmax on the events."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -24,12 +24,14 @@ from candidfeed.retrieval.validation import NDCG_K, Asked
 MAX_HISTORY = 64
 _USERS_AT_ONCE = 64
 # More users would cost more than the epoch whose end they judge.
-_VALIDATION_USERS = 1_000
+_VALIDATION_USERS = 2_000
 # Of a small log a step takes fewer events, so that an epoch has this many steps.
 _LEAST_STEPS = 50
 # What a factorisation's score of 1, an item that was touched, is worth as a logit.
 _LOGITS_PER_SCORE = 10.0
 _MIN_GAIN = 0.002
+# Keras takes a number here too, but is typed for text alone.
+_QUIET: Any = 0
 
 Floats = NDArray[np.float32]
 Report = Callable[[str], None]
@@ -55,12 +57,12 @@ class LargeSettings:
     dim: int = 64
     n_hidden: int = 256
     n_iterations: int = 5
-    id_rate: float = 0.01
-    feature_rate: float = 0.03
+    id_rate: float = 0.005
+    feature_rate: float = 0.02
     dense_rate: float = 0.003
     id_pull: float = 0.03
-    n_epochs: int = 10
-    patience: int = 1
+    n_epochs: int = 15
+    patience: int = 3
     sampling: StreamSampling = field(default_factory=StreamSampling)
 
 
@@ -111,7 +113,7 @@ class LargeScorer:
         """float32 [n_items, dim]."""
         return np.asarray(self.model.item_vectors())
 
-    def _encoded(self, users: NDArray[np.integer]) -> Any:
+    def _encoded(self, users: NDArray[np.integer]) -> Iterator[tuple[slice, Floats]]:
         """Slices of `users`, and vectors float32 [_USERS_AT_ONCE, dim] that begin with theirs."""
         values = [variable.value for variable in self.model.variables]
         for start in range(0, len(users), _USERS_AT_ONCE):
@@ -166,22 +168,10 @@ def fit_large(
         f"the model of {train.n_users:,} users and {train.n_items:,} items",
     )
     keras.utils.set_random_seed(seed)
-    model = HistoryTower(
-        n_items=train.n_items,
-        n_user_ids=n_user_ids,
-        n_item_ids=n_item_ids,
-        dim=settings.dim,
-        max_history=MAX_HISTORY,
-        n_hidden=settings.n_hidden,
-        id_rate=settings.id_rate,
-        feature_rate=settings.feature_rate,
-        id_pull=settings.id_pull,
-    )
-    model.build()
+    model = _tower(train.n_items, n_user_ids, n_item_ids, settings)
     report("factorise")
     model.assign_start(*closed_form_start(train, settings, seed=seed))
     model.set_items(item_bag)
-    model.compile(optimizer=keras.optimizers.Adam(settings.dense_rate))
     fitted = FittedLarge(model, settings, {}, user_bag)
     watch = _Watch(fitted, item_bag, validation, report)
     curves: dict[str, list[float]] = {}
@@ -198,8 +188,21 @@ def fit_large(
     return replace(fitted, settings=replace(settings, n_epochs=watch.best), curves=curves)
 
 
-# Keras takes a number here too, but is typed for text alone.
-_QUIET: Any = 0
+def _tower(n_items: int, n_user_ids: int, n_item_ids: int, settings: LargeSettings) -> HistoryTower:
+    model = HistoryTower(
+        n_items=n_items,
+        n_user_ids=n_user_ids,
+        n_item_ids=n_item_ids,
+        dim=settings.dim,
+        max_history=MAX_HISTORY,
+        n_hidden=settings.n_hidden,
+        id_rate=settings.id_rate,
+        feature_rate=settings.feature_rate,
+        id_pull=settings.id_pull,
+    )
+    model.build()
+    model.compile(optimizer=keras.optimizers.Adam(settings.dense_rate))
+    return model
 
 
 def closed_form_start(
@@ -236,7 +239,7 @@ def closed_form_start(
 def needed_bytes(train: Interactions, dim: int) -> int:
     """Memory that a fit takes besides the log: tables, the best of them, and the factorisation."""
     tables = table_bytes(train.n_items, dim) + 3 * train.n_items * dim * 4
-    factors = 2 * (train.n_users + train.n_items) * dim * 4
+    factors = 3 * (train.n_users + train.n_items) * dim * 4
     # The log by user and by item as sparse matrices, once more in order of time, and its shuffle.
     events = len(train) * (2 * 8 + 24 + 2 * 8)
     return max(tables, factors + tables // 2) + events

@@ -8,7 +8,11 @@ from numpy.typing import NDArray
 
 from candidfeed.retrieval.sparse.event_batches import TowerInputs, TowerRows
 from candidfeed.retrieval.sparse.model import SparseModel
-from candidfeed.retrieval.sparse.sampled_softmax import sampled_softmax
+from candidfeed.retrieval.sparse.sampled_softmax import (
+    Products,
+    quick_products,
+    sampled_softmax,
+)
 
 Tensor = Any
 ops: Any = keras.ops
@@ -26,6 +30,8 @@ class Retrieval(SparseModel):
     Args:
         user_tower, item_tower: the models; they may share layers.
         temperature: divides the scores in the loss; vectors of length 1 want about 0.05.
+        products: how exact the loss' largest products are (`sampled_softmax`); None is
+            `quick_products`.
     """
 
     def __init__(
@@ -34,6 +40,7 @@ class Retrieval(SparseModel):
         item_tower: keras.Model,
         *,
         temperature: float = 1.0,
+        products: Products | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -41,6 +48,7 @@ class Retrieval(SparseModel):
             raise ValueError(f"the temperature must be above 0, not {temperature}")
         self.user_tower, self.item_tower = user_tower, item_tower
         self.temperature = temperature
+        self.products: Products | None = products
 
     def call(self, inputs: dict[str, Tensor], training: bool | None = None) -> dict[str, Tensor]:
         """Both towers' vectors for a batch of `EventBatches`."""
@@ -58,10 +66,7 @@ class Retrieval(SparseModel):
         training: bool = True,
     ) -> Tensor:
         """Mean loss of a batch, in nats, with the towers' own regularisation losses."""
-        # What `mixed_bfloat16` towers give stays as it is; any other kind becomes float32.
-        kinds = {one.dtype for one in y_pred.values()}
-        kind = "bfloat16" if kinds == {ops.zeros(0, "bfloat16").dtype} else "float32"
-        users, items = (ops.cast(y_pred[name], kind) for name in ("user", "item"))
+        users, items = (ops.cast(y_pred[name], "float32") for name in ("user", "item"))
         if users.shape[1] != items.shape[1]:
             raise ValueError(
                 f"the user tower gives {users.shape[1]} numbers and the item tower "
@@ -75,11 +80,6 @@ class Retrieval(SparseModel):
         def shared(of: Tensor) -> Tensor:
             return ops.concatenate([of[n : n + n_uniform], of[:n_in_batch]])
 
-        hard, hard_row = items[n + n_uniform :], x["item_row"][n + n_uniform :]
-        own = {} if not hard.shape[0] else {
-            "hard": ops.reshape(hard, (n, -1, hard.shape[1])),
-            "hard_row": ops.reshape(hard_row, (n, -1)),
-        }  # fmt: skip
         loss = sampled_softmax(
             users,
             items[:n],
@@ -89,7 +89,8 @@ class Retrieval(SparseModel):
             negative_logq=ops.concatenate([x["uniform_logq"], x["in_batch_logq"]]),
             weight=weight / ops.maximum(ops.sum(weight), 1e-9),
             temperature=self.temperature,
-            **own,
+            products=self.products or quick_products(n * (n_uniform + n_in_batch)),
+            **_each_ones_own(items[n + n_uniform :], x["item_row"][n + n_uniform :], n),
         )
         return loss + sum(self.losses)
 
@@ -104,7 +105,8 @@ class Retrieval(SparseModel):
     def get_config(self) -> dict[str, Any]:
         towers = {"user_tower": self.user_tower, "item_tower": self.item_tower}
         parts = {name: keras.saving.serialize_keras_object(one) for name, one in towers.items()}
-        return {**super().get_config(), **parts, "temperature": self.temperature}
+        own = {"temperature": self.temperature, "products": self.products}
+        return {**super().get_config(), **parts, **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Retrieval":
@@ -114,6 +116,21 @@ class Retrieval(SparseModel):
             for name in towers
         }
         return cls(**{**config, **parts})
+
+
+def _each_ones_own(hard: Tensor, hard_row: Tensor, n: int) -> dict[str, Tensor]:
+    """The hard negatives of n examples as `sampled_softmax` takes them; empty where there are none.
+
+    Args:
+        hard: float32 [n * n_hard, dim], those of one example after those of the other.
+        hard_row: int32 [n * n_hard].
+    """
+    if not hard.shape[0]:
+        return {}
+    return {
+        "hard": ops.reshape(hard, (n, -1, hard.shape[1])),
+        "hard_row": ops.reshape(hard_row, (n, -1)),
+    }
 
 
 def tower_vectors(

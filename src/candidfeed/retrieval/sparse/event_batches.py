@@ -67,16 +67,31 @@ class Sampling:
     hard: HardNegatives | None = None
 
 
-class EventBatches(keras.utils.PyDataset):
+class SeededBatches(keras.utils.PyDataset):
+    """Batches whose batch i of epoch e depends on the seed, e and i alone.
+
+    So a resumed training goes on with the very batches that it would have seen.
+
+    Attributes:
+        epoch: whose order is dealt; `SparseModel.fit` sets it.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed, self.epoch = seed, 0
+
+    def rng(self, *what: int) -> np.random.Generator:
+        """The random numbers of one use in the present epoch."""
+        return np.random.default_rng([self.seed, self.epoch, *what])
+
+
+class EventBatches(SeededBatches):
     """Positive events in a seeded random order, with the negatives that their loss needs.
 
     The log is cut into chunks of neighbouring rows, from a place that changes each epoch; the
     chunks are dealt in random order, sixteen at a time, and the rows of those are mixed. So memory
     is bounded, and a log that fits into sixteen chunks (128 batches) is mixed as a whole. Events
     that are left over when an epoch is no multiple of the batch size are others each epoch.
-
-    Batch i of epoch e depends on the seed, e and i alone: a resumed training goes on with the very
-    batches that it would have seen.
 
     An element is a tuple of one dict: `user` and `item`, inputs of the towers, the latter for the
     positives, then the uniform negatives, then the hard ones; `item_row` int32, which items these
@@ -92,9 +107,6 @@ class EventBatches(keras.utils.PyDataset):
         hide_target_in: columns of users that hold item rows (a history); the positive is replaced
             by `items.n_rows` there, for it must not be read from what it is predicted from.
         seed: of the order and of the negatives.
-
-    Attributes:
-        epoch: whose order is dealt; `SparseModel.fit` sets it.
 
     Raises:
         DataError: there is no event, the columns differ in length, or a row is not in its table.
@@ -112,7 +124,7 @@ class EventBatches(keras.utils.PyDataset):
         hide_target_in: tuple[str, ...] = (),
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(seed)
         if len(user_row) != len(item_row) or not len(user_row):
             raise DataError(
                 f"training needs events with a user and an item each; there are {len(user_row)} "
@@ -121,7 +133,7 @@ class EventBatches(keras.utils.PyDataset):
         self.user_row, self.item_row, self.users, self.items = user_row, item_row, users, items
         self.sampling = Sampling() if sampling is None else sampling
         self.batch_size = min(batch_size, len(user_row))
-        self.hide_target_in, self.seed, self.epoch = hide_target_in, seed, 0
+        self.hide_target_in = hide_target_in
         _count(user_row, users.n_rows, "user")
         counts = _count(item_row, items.n_rows, "item")
         self.item_share = (counts / len(item_row)).astype(np.float32)
@@ -135,7 +147,7 @@ class EventBatches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[dict[str, Any]]:
         """Batch `index` of the present epoch."""
         user, positive = self._events(index)
-        drawn = self._rng(1, index).integers(
+        drawn = self.rng(1, index).integers(
             self.items.n_rows, size=self.sampling.n_uniform, dtype=np.int32
         )
         rows = [positive, drawn]
@@ -176,7 +188,7 @@ class EventBatches(keras.utils.PyDataset):
     def _mix(self, mix: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """The events of sixteen chunks, mixed; the epoch's last chunk is the short one."""
         n, size = len(self.user_row), _CHUNK_BATCHES * self.batch_size
-        order = self._rng(2)
+        order = self.rng(2)
         first = int(order.integers(n))
         n_whole = n // size
         chunks = [*order.permutation(n_whole), *([n_whole] if n % size else [])]
@@ -185,11 +197,8 @@ class EventBatches(keras.utils.PyDataset):
         spans = [(start, min(start + size, n)) for start in starts]
         user = np.concatenate([_ring(self.user_row, first, *span) for span in spans])
         item = np.concatenate([_ring(self.item_row, first, *span) for span in spans])
-        shuffled = self._rng(3, mix).permutation(len(user))
+        shuffled = self.rng(3, mix).permutation(len(user))
         return user[shuffled], item[shuffled]
-
-    def _rng(self, *what: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self.epoch, *what])
 
 
 def _ring(column: Rows, first: int, start: int, stop: int) -> NDArray[np.int32]:

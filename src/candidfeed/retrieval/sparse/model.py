@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from candidfeed.errors import TrainingError
-from candidfeed.retrieval.sparse.event_batches import EventBatches
+from candidfeed.retrieval.sparse.event_batches import SeededBatches
 from candidfeed.retrieval.sparse.tables import SparseEmbedding, recorded
 
 Array = Any
@@ -78,14 +78,14 @@ class SparseModel(keras.Model):
         self._steps_done, self._steps_to_skip = steps_before, step
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As Keras. `EventBatches` are dealt in their own order, another one each epoch.
+        """As Keras. `SeededBatches` are dealt in their own order, another one each epoch.
 
         Raises:
             TrainingError: the loss or a gradient was not finite.
         """
         self._steps_done, self._steps_to_skip, self._outcome = 0, 0, None
         self._initial_epoch = None
-        if isinstance(x, EventBatches):
+        if isinstance(x, SeededBatches):
             kwargs["shuffle"] = False
             # First, so that a checkpoint's own callback finds the epoch's order set.
             kwargs["callbacks"] = [_EpochOrder(x), *(kwargs.get("callbacks") or [])]
@@ -254,7 +254,7 @@ class SparseModel(keras.Model):
 class _EpochOrder(keras.callbacks.Callback):
     """Tells the batches which epoch they are asked for."""
 
-    def __init__(self, batches: EventBatches) -> None:
+    def __init__(self, batches: SeededBatches) -> None:
         super().__init__()
         self.batches = batches
 
