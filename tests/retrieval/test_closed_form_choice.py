@@ -105,22 +105,41 @@ def test_where_nothing_gains_the_first_settings_stay() -> None:
 def test_a_sparse_log_starts_with_less_weight_on_what_is_unseen_and_more_regularised() -> None:
     rng = np.random.default_rng(2)
     sparse, dense = (log_of(rng.random((300, 400)) < share) for share in (0.01, 0.2))
-    first, second = (module._first(log, 200) for log in (sparse, dense))
+    first, second = (module._first(log, 32) for log in (sparse, dense))
     assert first.unseen_weight < second.unseen_weight
     assert first.reg > second.reg
 
 
-def test_above_a_limit_of_items_no_neighbours_and_one_member(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    train = random_log()
+@pytest.fixture
+def _large_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_NEIGHBOUR_ITEMS", N_ITEMS - 1)
-    monkeypatch.setattr(module, "_MAX_MEMBER_ITEMS", N_ITEMS - 1)
-    monkeypatch.delattr(module, "low_rank_ease")
+
+
+@pytest.mark.usefixtures("_large_catalogue")
+def test_above_a_limit_of_items_one_factorisation_from_the_spectrum() -> None:
+    train = random_log()
     chosen = choose_closed_forms(
         train, content_of(train), train.matrix, lambda _scores: 0.5, seed=SEED
     )
+    assert chosen.is_spectral
     assert (chosen.n_neighbour_dims, chosen.n_members) == (0, 1)
+    assert chosen.factors.dim == module._FIRST_SPECTRAL_DIM
+
+
+@pytest.mark.usefixtures("_large_catalogue")
+@pytest.mark.parametrize(("rank", "weight"), [(64, 1.0), (32, 10.0)])
+def test_of_a_large_catalogue_rank_and_weight_of_the_spectrum_are_climbed_to(
+    rank: int, weight: float
+) -> None:
+    train = random_log()
+    alone = choose_closed_forms(
+        train, content_of(train), train.matrix, lambda _scores: 0.5, seed=SEED
+    )
+    wanted = replace(alone, n_neighbour_dims=rank, neighbour_weight=weight)
+    measure = CloserTo(scores_of(train, wanted))
+    chosen = choose_closed_forms(train, content_of(train), train.matrix, measure, seed=SEED)
+    assert chosen.n_neighbour_dims > 0
+    assert measure_of(train, chosen, measure) >= max(measure.gave) / (1 + module._MIN_GAIN_AT_COST)
 
 
 @pytest.mark.parametrize("n_items", [2, 3, 5, 33])

@@ -1,5 +1,7 @@
 """The closed forms: several factorisations, and EASE at a low rank."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,8 +14,9 @@ from candidfeed.retrieval.closed_forms import (
     low_rank_ease,
 )
 from candidfeed.retrieval.content import Content
-from candidfeed.retrieval.factorise import FactorSettings
+from candidfeed.retrieval.factorise import FactorSettings, factorise
 from candidfeed.retrieval.neighbours import Ease
+from candidfeed.retrieval.spectrum import leading_spectrum
 
 N_USERS, N_ITEMS = 60, 40
 SEED = 3
@@ -76,6 +79,23 @@ def test_fitted_parts_are_the_members_and_the_weighted_neighbours() -> None:
     np.testing.assert_array_equal(closed.neighbour_out, right)
     alone = fit_closed_forms(train, content_of(train), ClosedFormSettings(factors), seed=SEED)
     assert alone.neighbour_in.shape == alone.neighbour_out.shape == (N_ITEMS, 0)
+
+
+def test_a_spectral_settings_parts_are_the_filter_and_a_factorisation_begun_with_it() -> None:
+    train, factors = random_log(), FactorSettings(dim=5, n_iterations=2)
+    settings = ClosedFormSettings(
+        factors, n_neighbour_dims=4, neighbour_weight=3.0, is_spectral=True
+    )
+    closed = fit_closed_forms(train, content_of(train), settings, seed=SEED)
+    spectrum = leading_spectrum(train.matrix, 5)
+    left, right = spectrum.tables(4)
+    np.testing.assert_array_equal(closed.neighbour_in, 3 * left)
+    np.testing.assert_array_equal(closed.neighbour_out, right)
+    rng = np.random.default_rng(SEED)
+    begun = factorise(train.matrix, factors, rng=rng, start=spectrum.start(5))
+    np.testing.assert_array_equal(closed.items, begun[None])
+    alone = replace(settings, n_neighbour_dims=0)
+    assert fit_closed_forms(train, content_of(train), alone, seed=SEED).neighbour_in.size == 0
 
 
 def test_members_differ_and_the_first_ones_do_not_depend_on_how_many_there_are() -> None:

@@ -58,6 +58,27 @@ def test_folding_in_solves_the_normal_equations(dim: int, unseen_weight: float) 
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-5)
 
 
+@pytest.mark.parametrize(("dim", "share"), [(80, 0.8), (200, 0.8)])
+def test_many_unknowns_are_solved_by_steps_to_the_same(dim: int, share: float) -> None:
+    settings = replace(SMALL, dim=dim)
+    matrix = random_matrix(30, 120, share=share)
+    assert min(np.diff(matrix.indptr).min(), dim) > module._MAX_EXACT
+    vectors = np.random.default_rng(2).standard_normal((120, dim)).astype(np.float32)
+    expected = solve_dense(matrix.toarray(), vectors, settings)
+    found = fold_in(matrix, vectors, settings)
+    np.testing.assert_allclose(found @ vectors.T, expected @ vectors.T, atol=0.02)
+
+
+def test_a_factorisation_begins_with_the_vectors_that_it_is_given() -> None:
+    matrix = random_matrix(30, 12)
+    start = np.random.default_rng(5).standard_normal((12, 4)).astype(np.float32)
+    begun = factorise(
+        matrix, replace(SMALL, n_iterations=1), rng=np.random.default_rng(0), start=start
+    )
+    users = fold_in(matrix, start, SMALL)
+    np.testing.assert_array_equal(begun, fold_in(matrix.T.tocsr(), users, SMALL))
+
+
 def test_all_alternations_are_those_of_the_dense_solution() -> None:
     matrix = random_matrix(30, 12)
     items = np.random.default_rng(7).standard_normal((12, 4)) * (0.1 / np.sqrt(4))

@@ -110,6 +110,17 @@ def test_ease_equals_the_formula_and_one_ridge_regression_an_item(train, l2):
     np.testing.assert_allclose(model.weights, ease_by_loop(dense, l2), rtol=1e-4, atol=1e-6)
 
 
+def test_ease_of_few_users_equals_the_formula():
+    dense = (np.random.default_rng(5).random((12, 60)) < 0.3).astype(np.float64)
+    dense[4] = 0
+    user, item = (column.astype(np.int32) for column in np.nonzero(dense))
+    nothing = np.full(len(user), np.nan)
+    events = Interactions(user, item, nothing.astype(np.float32), nothing, *dense.shape)
+    model = Ease.fit(events, known=events, l2=2.0)
+    assert model.weights.dtype == np.float32
+    np.testing.assert_allclose(model.weights, ease_by_formula(dense, 2.0), rtol=1e-4, atol=1e-6)
+
+
 def test_ease_scores_from_what_is_known_and_not_from_train():
     train = events_of([(0, 0), (0, 1), (1, 0), (1, 1), (2, 2), (2, 3)])
     model = Ease.fit(train, known=events_of([(5, 0), (0, 2)]), l2=1.0)

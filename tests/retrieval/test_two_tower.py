@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 from candidfeed.data.features import Bag
+from candidfeed.retrieval import two_tower
 from candidfeed.retrieval.closed_forms import ClosedForms
 from candidfeed.retrieval.factorise import FactorSettings, fold_in
 from candidfeed.retrieval.two_tower import (
@@ -284,3 +285,14 @@ def test_the_metric_is_ndcg_without_shown_items_and_without_users_who_hide_nothi
     assert float(metric.result()) == pytest.approx(first)
     metric.update_state(np.array([[0, 1, 0, 0]], np.float32), scores[1:])
     assert float(metric.result()) == pytest.approx((first + 1 / np.log2(3)) / 2)
+
+
+def test_of_a_large_catalogue_only_rows_of_the_history_are_read_with_the_same_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = small_model()
+    model.history_table.assign(random(N_ITEMS, 4, seed=2))
+    model.history_features.table.assign(random(4, 4, seed=3))
+    by_table = np.asarray(model(inputs()))
+    monkeypatch.setattr(two_tower, "_MAX_TABLE_ITEMS", 0)
+    np.testing.assert_allclose(np.asarray(model(inputs())), by_table, rtol=1e-5, atol=1e-5)

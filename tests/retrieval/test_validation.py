@@ -75,3 +75,41 @@ def test_of_very_many_users_only_some_are_asked_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "_MAX_PAIRS", 8)
     few = asked_of([(0, 1)], [(0, 0), (1, 0), (2, 0)], n_items=4)
     assert few.users.tolist() == [0, 1]
+
+
+def test_equal_scores_stand_by_row_also_at_the_end_of_the_list(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "TOP_K", 3)
+    monkeypatch.setattr(module, "NDCG_K", 3)
+    # All are equal: items 0, 2 and 3 are the first three that user 0 does not know, and items 0
+    # to 2 the first three of all.
+    asked = asked_of([(0, 1)], [(0, 2), (0, 3), (0, 4)], n_items=6)
+    ranked = rank(lambda rows: np.zeros((len(rows), 6), np.float32), asked)
+    assert ranked.top == pytest.approx(2 / 3)
+    assert ranked.top_seen == pytest.approx(1 / 3)
+    ideal = 1.0 + 1 / log2(3) + 1 / log2(4)
+    assert ranked.ndcg == pytest.approx((1 / log2(3) + 1 / log2(4)) / ideal)
+
+
+@pytest.mark.parametrize("n_different", [3, 10_000])
+def test_figures_equal_those_of_whole_sorted_lists(n_different: int) -> None:
+    rng = np.random.default_rng(4)
+    n_users, n_items = 30, 400
+    scores = rng.integers(0, n_different, (n_users, n_items)).astype(np.float32)
+    part = rng.random((n_users, n_items))
+    known, target = part < 0.2, (part > 0.2) & (part < 0.3)
+    asked = Asked(*(
+        log_of(list(zip(*np.nonzero(each), strict=True)), n_users=n_users, n_items=n_items)
+        for each in (known, target)
+    ))  # fmt: skip
+    order = np.argsort(-scores, axis=1, kind="stable")
+    unseen = np.argsort(np.where(known, np.inf, -scores), axis=1, kind="stable")
+    seen_hits = np.take_along_axis(target, order, axis=1)[:, : module.TOP_K]
+    hits = np.take_along_axis(target, unseen, axis=1)[:, : module.TOP_K]
+    discounts = 1 / np.log2(np.arange(2, module.NDCG_K + 2))
+    ideal = [discounts[:n].sum() for n in target.sum(axis=1)]
+    ranked = rank(lambda rows: scores[rows], asked)
+    assert ranked.top == pytest.approx(hits.sum() / target.sum())
+    assert ranked.top_seen == pytest.approx(seen_hits.sum() / target.sum())
+    assert ranked.ndcg == pytest.approx(((hits[:, : module.NDCG_K] @ discounts) / ideal).mean())

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from math import log
 from typing import Any
 
@@ -16,11 +16,12 @@ from candidfeed.retrieval.closed_forms import (
     ClosedForms,
     ClosedFormSettings,
     fit_members,
-    low_rank_ease,
+    neighbour_tables,
     with_new_items,
 )
 from candidfeed.retrieval.content import Content
 from candidfeed.retrieval.factorise import FactorSettings, fold_in
+from candidfeed.retrieval.spectrum import Spectrum, leading_spectrum
 from candidfeed.retrieval.validation import Scores
 
 # Sparse logs want a small weight of the unseen and strong regularisation, dense ones the opposite.
@@ -48,7 +49,16 @@ _DIMS = (16, 32, 64, 128, 256, 512)
 # The averaged members of a small catalogue fit in vectors of this length together.
 _MEMBER_DIMS = 256
 _MAX_MEMBERS = 8
-_MAX_MEMBER_ITEMS = 20_000
+# Of a large catalogue: one factorisation, a few sweeps on from the spectrum of the links. More
+# sweeps forget what was good in the start.
+_FIRST_SPECTRAL_DIM = 64
+_N_SPECTRAL_SWEEPS = 3
+_SPECTRAL_DIMS = (32, 64, 128, 256)
+_FIRST_SPECTRAL_WEIGHT = 3.0
+_FIRST_SPECTRAL_UNSEEN = 0.005
+# What a user without events would be pulled to zero by.
+_FIRST_SPECTRAL_PULL = 4.0
+_SPECTRAL_WEIGHTS = (0.3, 1.0, 3.0, 10.0, 30.0)
 # Low on purpose: 16 to 64 dimensions rank unseen items as well as all of EASE, and unlike it they
 # do not push down what the user has touched.
 _NEIGHBOUR_DIMS = 32
@@ -61,9 +71,10 @@ _CHOOSING_MEMBERS = 4
 # Members that are looser than a single factorisation should be are only seen to be better together.
 _CLIMBING_MEMBERS = 2
 _MAX_CLIMBING_DIM = 64
+_KEPT_MEMBERS = 4
 # What is better by less than this share is no gain; another size has to be worth its cost.
 _MIN_GAIN = 0.002
-_MIN_GAIN_OF_SIZE = 0.005
+_MIN_GAIN_AT_COST = 0.005
 
 Floats = NDArray[np.float32]
 # How well scores rank a validation part; higher is better, and above 0.
@@ -81,29 +92,69 @@ def choose_closed_forms(
         known: what each user is known to have touched when asked for, CSR [n_users, n_items].
         worth: of scores, on the validation part.
     """
-    largest = max(1, train.n_items // 2)
-    is_small = train.n_items <= _MAX_MEMBER_ITEMS
-    first = _first(train, largest)
-    chosen = ClosedFormSettings(first, asked_reg=first.reg)
-    if train.n_items <= _FIRST_DIM:
-        return chosen
-    trials = _Trials(train, content, known, worth, seed, _CLIMBING_MEMBERS if is_small else 1)
-    chosen = trials.climb(chosen, [_step_unseen, _step_reg, _step_across])
-    sizes = [partial(_step_dim, largest=largest), partial(_step_size, largest=largest)]
-    resized = trials.climb(chosen, sizes, min_gain=_MIN_GAIN_OF_SIZE)
-    if resized != chosen:
-        chosen = trials.climb(resized, [_step_reg])
-    if is_small:
-        n_members = min(_MAX_MEMBERS, _MEMBER_DIMS // chosen.factors.dim)
-        chosen = replace(chosen, n_members=max(1, n_members))
-    if train.n_items <= MAX_NEIGHBOUR_ITEMS:
-        chosen = _with_neighbours(trials, chosen, min(_NEIGHBOUR_DIMS, largest))
+    if train.n_items > MAX_NEIGHBOUR_ITEMS:
+        trials = _Trials(train, content, known, worth, seed, n_climbing=1)
+        chosen = _of_large_catalogue(trials)
+    else:
+        trials = _Trials(train, content, known, worth, seed, _CLIMBING_MEMBERS)
+        chosen = _of_small_catalogue(trials)
     if content.is_needed:
         chosen = trials.climb(chosen, [_step_new])
     return trials.climb(chosen, [_step_asked])
 
 
-def _first(train: Interactions, largest: int) -> FactorSettings:
+def _of_small_catalogue(trials: "_Trials") -> ClosedFormSettings:
+    """Several factorisations averaged, and EASE beside them where it helps."""
+    train = trials.train
+    largest = max(1, train.n_items // 2)
+    first = _first(train, min(_FIRST_DIM, largest))
+    chosen = ClosedFormSettings(first, asked_reg=first.reg)
+    if train.n_items <= _FIRST_DIM:
+        return chosen
+    chosen = trials.climb(chosen, [_step_unseen, _step_reg, _step_across])
+    chosen = _resized(trials, chosen, largest)
+    n_members = min(_MAX_MEMBERS, _MEMBER_DIMS // chosen.factors.dim)
+    chosen = replace(chosen, n_members=max(1, n_members))
+    return _with_neighbours(trials, chosen, min(_NEIGHBOUR_DIMS, largest))
+
+
+def _of_large_catalogue(trials: "_Trials") -> ClosedFormSettings:
+    """One factorisation and the spectrum that it begins with."""
+    first = FactorSettings(
+        dim=_FIRST_SPECTRAL_DIM,
+        unseen_weight=_FIRST_SPECTRAL_UNSEEN,
+        reg=_nearest(_REGS, _FIRST_SPECTRAL_PULL / (_FIRST_SPECTRAL_UNSEEN * trials.train.n_items)),
+        n_iterations=_N_SPECTRAL_SWEEPS,
+    )
+    chosen = ClosedFormSettings(first, asked_reg=first.reg, is_spectral=True)
+    chosen = trials.climb(
+        chosen, [_step_unseen, _step_reg, _step_across], min_gain=_MIN_GAIN_AT_COST
+    )
+    beside = replace(
+        chosen, n_neighbour_dims=max(_SPECTRAL_DIMS), neighbour_weight=_FIRST_SPECTRAL_WEIGHT
+    )
+    beside = trials.climb(beside, [_step_rank, _step_weight])
+    if trials.of(beside) > trials.of(chosen) * (1 + _MIN_GAIN):
+        chosen = beside
+    sizes = [partial(_step_dim, largest=max(_SPECTRAL_DIMS))]
+    before = None
+    while chosen != before:
+        before = chosen
+        chosen = trials.climb(chosen, sizes, min_gain=_MIN_GAIN_AT_COST)
+        if chosen.factors.dim != before.factors.dim:
+            chosen = trials.climb(chosen, [_step_reg], min_gain=_MIN_GAIN_AT_COST)
+        if chosen.n_neighbour_dims:
+            chosen = trials.climb(chosen, [_step_rank, _step_weight])
+    return chosen
+
+
+def _resized(trials: "_Trials", chosen: ClosedFormSettings, largest: int) -> ClosedFormSettings:
+    sizes = [partial(_step_dim, largest=largest), partial(_step_size, largest=largest)]
+    resized = trials.climb(chosen, sizes, min_gain=_MIN_GAIN_AT_COST)
+    return chosen if resized == chosen else trials.climb(resized, [_step_reg])
+
+
+def _first(train: Interactions, dim: int) -> FactorSettings:
     """Where the climb begins: near the best of logs of 10 to 100 events a user.
 
     Unseen items weigh together some four times what a user's events do, and regularisation is
@@ -111,7 +162,7 @@ def _first(train: Interactions, largest: int) -> FactorSettings:
     """
     per_user = max(1.0, len(train) / max(1, np.count_nonzero(np.diff(train.matrix.indptr))))
     return FactorSettings(
-        dim=min(_FIRST_DIM, largest),
+        dim=dim,
         unseen_weight=_nearest(_UNSEEN_WEIGHTS, 4.0 * per_user / train.n_items),
         reg=_nearest(_REGS, 1.2 / per_user),
     )
@@ -168,18 +219,23 @@ class _Trials:
 
     def _fitted(self, settings: ClosedFormSettings) -> ClosedForms:
         """Fitted briefly; the neighbours still without their weight."""
-        factors = replace(settings.factors, n_iterations=_CHOOSING_ITERATIONS)
+        n_iterations = min(settings.factors.n_iterations, _CHOOSING_ITERATIONS)
+        factors = replace(settings.factors, n_iterations=n_iterations)
+        spectrum = self._spectrum if settings.is_spectral else None
         n_members = self._n_members(settings)
         if (factors, n_members) not in self.members:
-            # Only the last one is kept: the next trial may ask it in another way.
-            members = fit_members(self.train, factors, n_members, seed=self.seed)
-            self.members = {(factors, n_members): members}
-        rank, key = settings.n_neighbour_dims, (settings.l2, settings.n_neighbour_dims)
+            # The next trials may ask one of the last few in another way.
+            members = fit_members(self.train, factors, n_members, seed=self.seed, spectrum=spectrum)
+            self.members = dict(list(self.members.items())[1 - _KEPT_MEMBERS :])
+            self.members[factors, n_members] = members
+        key = (settings.l2, settings.n_neighbour_dims)
         if key not in self.neighbours:
-            nothing = np.zeros((self.train.n_items, 0), np.float32)
-            tables = low_rank_ease(self.train, l2=settings.l2, rank=rank) if rank else None
-            self.neighbours[key] = tables or (nothing, nothing)
+            self.neighbours[key] = neighbour_tables(self.train, settings, spectrum)
         return ClosedForms(self.members[factors, n_members], *self.neighbours[key])
+
+    @cached_property
+    def _spectrum(self) -> Spectrum:
+        return leading_spectrum(self.train.matrix, max(_SPECTRAL_DIMS))
 
     def _n_members(self, settings: ClosedFormSettings) -> int:
         """Fewer than will be fitted, but enough to show what averaging does for them."""
@@ -240,6 +296,16 @@ def _step_across(one: ClosedFormSettings, up: int) -> ClosedFormSettings | None:
     """One strength for the other: what a row without events is pulled by stays about the same."""
     there = _step_unseen(one, up)
     return None if there is None else _step_reg(there, -up)
+
+
+def _step_rank(one: ClosedFormSettings, up: int) -> ClosedFormSettings | None:
+    rank = _moved(_SPECTRAL_DIMS, one.n_neighbour_dims, up)
+    return None if rank is None else replace(one, n_neighbour_dims=int(rank))
+
+
+def _step_weight(one: ClosedFormSettings, up: int) -> ClosedFormSettings | None:
+    weight = _moved(_SPECTRAL_WEIGHTS, one.neighbour_weight, up)
+    return None if weight is None else replace(one, neighbour_weight=weight)
 
 
 def _step_dim(one: ClosedFormSettings, up: int, *, largest: int) -> ClosedFormSettings | None:

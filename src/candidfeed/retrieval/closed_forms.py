@@ -1,4 +1,4 @@
-"""The closed forms that the two-tower model starts from: iALS fold-ins and EASE at a low rank."""
+"""What the two-tower model starts from: iALS fold-ins, and neighbours at a low rank."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +11,7 @@ from candidfeed.data.interactions import Interactions
 from candidfeed.retrieval.content import Content
 from candidfeed.retrieval.factorise import FactorSettings, factorise
 from candidfeed.retrieval.neighbours import Ease
+from candidfeed.retrieval.spectrum import Spectrum, leading_spectrum
 
 # Above this, inverting the items' Gram matrix takes longer than all the rest.
 MAX_NEIGHBOUR_ITEMS = 6_000
@@ -20,17 +21,19 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ClosedFormSettings:
-    """A fold-in part and, where the catalogue allows, a neighbour part.
+    """A fold-in part and, where it helps, a neighbour part.
 
     Attributes:
         factors: of the fold-in part.
         n_members: factorisations from different random starts whose scores are averaged.
         asked_reg: `factors.reg` of the fold-in of a user who is asked for. Above that of the fit:
             the items were fitted with the history in them, and what comes next was not.
-        n_neighbour_dims: rank that EASE is cut to; 0 leaves the neighbour part out.
+        n_neighbour_dims: rank of the neighbour part; 0 leaves it out.
         l2: EASE's regularisation.
         neighbour_weight: weight of the neighbour part beside the fold-in part.
         new_item_weight: of the vectors that items nobody touched get from their content.
+        is_spectral: whether the neighbour part is the leading spectrum of the links, and not EASE,
+            and a factorisation begins with that, and not at random.
     """
 
     factors: FactorSettings = field(default_factory=FactorSettings)
@@ -40,6 +43,7 @@ class ClosedFormSettings:
     l2: float = 1000.0
     neighbour_weight: float = 1.0
     new_item_weight: float = 0.0
+    is_spectral: bool = False
 
     @property
     def asked(self) -> FactorSettings:
@@ -66,16 +70,33 @@ class ClosedForms:
 def fit_closed_forms(
     train: Interactions, content: Content, settings: ClosedFormSettings, *, seed: int
 ) -> ClosedForms:
-    members = fit_members(train, settings.factors, settings.n_members, seed=seed)
-    if settings.n_neighbour_dims == 0:
-        left = right = np.zeros((train.n_items, 0), np.float32)
-    else:
-        left, right = low_rank_ease(train, l2=settings.l2, rank=settings.n_neighbour_dims)
+    rank, spectrum = settings.n_neighbour_dims, None
+    if settings.is_spectral:
+        spectrum = leading_spectrum(train.matrix, max(rank, settings.factors.dim))
+    members = fit_members(train, settings.factors, settings.n_members, seed=seed, spectrum=spectrum)
+    left, right = neighbour_tables(train, settings, spectrum)
     return with_new_items(
         ClosedForms(members, settings.neighbour_weight * left, right),
         content,
         settings.new_item_weight,
     )
+
+
+def neighbour_tables(
+    train: Interactions, settings: ClosedFormSettings, spectrum: Spectrum | None
+) -> tuple[Floats, Floats]:
+    """`ClosedForms.neighbour_in`, without its weight, and `neighbour_out`.
+
+    Args:
+        spectrum: of train; needed where the neighbour part is spectral.
+    """
+    rank = settings.n_neighbour_dims
+    if spectrum is not None:
+        return spectrum.tables(rank)
+    if rank:
+        return low_rank_ease(train, l2=settings.l2, rank=rank)
+    nothing = np.zeros((train.n_items, 0), np.float32)
+    return nothing, nothing
 
 
 def with_new_items(closed: ClosedForms, content: Content, weight: float) -> ClosedForms:
@@ -88,11 +109,20 @@ def with_new_items(closed: ClosedForms, content: Content, weight: float) -> Clos
 
 
 def fit_members(
-    train: Interactions, settings: FactorSettings, n_members: int, *, seed: int
+    train: Interactions,
+    settings: FactorSettings,
+    n_members: int,
+    *,
+    seed: int,
+    spectrum: Spectrum | None = None,
 ) -> Floats:
-    """Item vectors of independent factorisations, float32 [n_members, n_items, dim]."""
-    starts = np.random.default_rng(seed).spawn(n_members)
-    return np.stack([factorise(train.matrix, settings, rng=rng) for rng in starts])
+    """Item vectors of factorisations, float32 [n_members, n_items, dim].
+
+    They begin with the spectrum, all alike, or at random, independent of each other.
+    """
+    start = None if spectrum is None else spectrum.start(settings.dim)
+    rngs = np.random.default_rng(seed).spawn(n_members)
+    return np.stack([factorise(train.matrix, settings, rng=rng, start=start) for rng in rngs])
 
 
 def low_rank_ease(train: Interactions, *, l2: float, rank: int) -> tuple[Floats, Floats]:

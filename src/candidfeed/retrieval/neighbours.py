@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.linalg import get_lapack_funcs
+from scipy.linalg import cholesky, get_lapack_funcs, solve_triangular
 
 from candidfeed.data.interactions import Interactions
 from candidfeed.errors import DataError
@@ -119,6 +119,10 @@ def why_no_ease(n_items: int) -> str:
 
 
 def _ease_weights(matrix: sp.csr_matrix, *, l2: float) -> NDArray[np.float32]:
+    by_user = matrix[np.diff(matrix.indptr) > 0]
+    n_users, n_items = (len(each.indptr) - 1 for each in (by_user, by_user.tocsc()))
+    if 2 * n_users < n_items:
+        return _ease_weights_by_users(by_user, l2=l2)
     # float64 until the inverse is there: it loses half of its digits at small l2.
     gram = _dense_gram(matrix)
     gram[np.diag_indices_from(gram)] += l2
@@ -137,6 +141,19 @@ def _ease_weights(matrix: sp.csr_matrix, *, l2: float) -> NDArray[np.float32]:
     weights /= -diagonal
     np.fill_diagonal(weights, 0)
     return np.ascontiguousarray(weights)
+
+
+def _ease_weights_by_users(by_user: sp.csr_matrix, *, l2: float) -> NDArray[np.float32]:
+    """The same from the inverse of a matrix of users, not of items (Woodbury's identity)."""
+    dense = by_user.toarray().astype(np.float64)
+    shared = dense @ dense.T
+    shared[np.diag_indices_from(shared)] += l2
+    half = solve_triangular(cholesky(shared, lower=True), dense, lower=True)
+    of_others = (1.0 - np.square(half).sum(axis=0)).astype(np.float32)
+    half = half.astype(np.float32)
+    weights = (half.T @ half) / of_others
+    np.fill_diagonal(weights, 0)
+    return weights
 
 
 def _dense_gram(matrix: sp.csr_matrix) -> NDArray[np.float64]:

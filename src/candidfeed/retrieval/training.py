@@ -214,7 +214,10 @@ def fit_tower(
     validation: Asked | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> FittedTower:
-    """Train on `train`; with a validation part, stop early and keep the best epoch's weights."""
+    """Train on `train`; with a validation part, stop early and keep the best epoch's weights.
+
+    Without an epoch to run there is nothing to validate, and no curve.
+    """
     keras.utils.set_random_seed(seed)
     model = TwoTower(
         n_items=train.n_items,
@@ -236,7 +239,7 @@ def fit_tower(
     batches = HiddenHistories(
         history, user_bag, hide=settings.hide, batch_size=settings.batch_size, seed=seed
     )
-    if validation is None:
+    if validation is None or settings.n_epochs == 0:
         curves = _run(model, batches, settings.n_epochs, callbacks)
         return FittedTower(model, settings, curves, user_bag)
     best, curves = _fit_validated(model, batches, validation, user_bag, settings, callbacks)
@@ -315,7 +318,8 @@ def _validation_batch(
     asked: Asked, user_bag: Bag
 ) -> tuple[dict[str, NDArray[np.generic]], NDArray[np.float32]]:
     users = asked.users
-    known = Histories.of(asked.known, max_length=MAX_HISTORY)
+    # All are padded to the longest: one of a thousand events would cost more than all the rest.
+    known = Histories.of(asked.known, max_length=MAX_TRAINED_HISTORY)
     inputs = {
         "history": known.padded(users).items,
         "feature_ids": user_bag.ids[users],

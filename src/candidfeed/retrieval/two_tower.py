@@ -14,6 +14,8 @@ Tensor = Any
 ops: Any = keras.ops
 OUT_OF_SOFTMAX = -1.0
 _FAR_BELOW = -1e9
+# Up to here the whole table of a history's items is made first: few rows, each used many times.
+_MAX_TABLE_ITEMS = 8_000
 
 
 @keras.saving.register_keras_serializable("candidfeed")
@@ -200,16 +202,28 @@ class TwoTower(keras.Model):
     def user_vectors(self, inputs: dict[str, Tensor]) -> Tensor:
         """float32 [batch, fold_in + n_neighbour_dims + dim + 1]."""
         history = inputs["history"]
-        learned = self.history_table + self.history_features(self.bag_ids, self.bag_weights)
-        table = ops.concatenate([self.neighbour_in, learned], axis=1)
-        table = ops.concatenate([table, ops.zeros((1, table.shape[1]))], axis=0)
-        sums = ops.sum(ops.take(table, history, axis=0), axis=1)
         count = ops.sum(ops.cast(history < self.n_items, "float32"), axis=1, keepdims=True)
-        own = sums[:, self.n_neighbour_dims :] / ops.sqrt(ops.maximum(count, 1.0))
+        neighbours, own = self._sums(history)
+        own = own / ops.sqrt(ops.maximum(count, 1.0))
         own = own + self.user_features(inputs["feature_ids"], inputs["feature_weights"])
-        closed = [self.fold_in(history), sums[:, : self.n_neighbour_dims]]
-        closed = ops.exp(self.log_scale) * ops.concatenate(closed, axis=1)
+        closed = ops.concatenate([self.fold_in(history), neighbours], axis=1)
+        closed = ops.exp(self.log_scale) * closed
         return ops.concatenate([closed, own, ops.ones_like(count)], axis=1)
+
+    def _sums(self, history: Tensor) -> tuple[Tensor, Tensor]:
+        """Summed over the history: the neighbour part and the learned part, [batch, .] both."""
+        if self.n_items <= _MAX_TABLE_ITEMS:
+            learned = self.history_table + self.history_features(self.bag_ids, self.bag_weights)
+            table = ops.concatenate([self.neighbour_in, learned], axis=1)
+            table = ops.concatenate([table, ops.zeros((1, table.shape[1]))], axis=0)
+            sums = ops.sum(ops.take(table, history, axis=0), axis=1)
+            return sums[:, : self.n_neighbour_dims], sums[:, self.n_neighbour_dims :]
+        rows = ops.minimum(history, self.n_items - 1)
+        is_event = ops.cast(history < self.n_items, "float32")[..., None]
+        bag = ops.take(self.bag_ids, rows, axis=0), ops.take(self.bag_weights, rows, axis=0)
+        learned = ops.take(self.history_table, rows, axis=0) + self.history_features(*bag)
+        neighbours = ops.take(self.neighbour_in, rows, axis=0)
+        return ops.sum(neighbours * is_event, axis=1), ops.sum(learned * is_event, axis=1)
 
     def item_vectors(self) -> Tensor:
         """float32 [n_items, fold_in + n_neighbour_dims + dim + 1]."""

@@ -14,9 +14,10 @@ TOP_K = 100
 _MAX_USERS = 2_500
 # Above this many scores fewer users are asked for: a choice takes some thirty looks.
 _MAX_PAIRS = 40_000_000
-_USERS_AT_ONCE = 512
+_USERS_AT_ONCE = 256
 
 Floats = NDArray[np.float32]
+Rows = NDArray[np.integer]
 # Scores of users' rows, float32 [len(users), n_items].
 Scores = Callable[[NDArray[np.int32]], Floats]
 
@@ -74,31 +75,61 @@ def rank(scores: Scores, asked: Asked) -> Ranked:
     ndcg = top = top_seen = 0.0
     n_users = n_targets = 0
     for part, target, known in asked.parts:
-        rated = scores(part)
-        k = min(TOP_K, rated.shape[1])
-        top_seen += np.take_along_axis(target, _best(rated, k), axis=1).sum()
-        best = _best(np.where(known, -np.inf, rated), k)
-        hits = np.take_along_axis(target, best, axis=1)
-        top += hits.sum()
         counts = target.sum(axis=1)
-        ndcg += _ndcg(hits[:, :NDCG_K], counts).sum()
+        user, place, place_seen = _places(scores(part), target, known)
+        top += np.count_nonzero(place < TOP_K)
+        top_seen += np.count_nonzero(place_seen < TOP_K)
+        ndcg += (_gains(user, place, len(part)) / _ideal_gains(counts)).sum()
         n_users += np.count_nonzero(counts)
         n_targets += counts.sum()
     at_least_one = max(1, n_targets)
     return Ranked(ndcg / max(1, n_users), top / at_least_one, top_seen / at_least_one)
 
 
-def _best(scores: Floats, k: int) -> NDArray[np.intp]:
-    """The k best columns of each row, best first."""
-    if k == scores.shape[1]:
-        return np.argsort(-scores, axis=1, kind="stable")
-    best = np.sort(np.argpartition(-scores, k, axis=1)[:, :k], axis=1)
-    order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(best, order, axis=1)
+def _places(
+    scores: Floats, target: NDArray[np.bool_], known: NDArray[np.bool_]
+) -> tuple[Rows, Rows, Rows]:
+    """Of each target that may be among its row's TOP_K best: row, place, place with known items.
+
+    The best place is 0. A target that is not among the TOP_K best may get a place too low, but
+    none below TOP_K.
+    """
+    n_items = scores.shape[1]
+    # Known items can push a target no further down than there are of them.
+    k = min(TOP_K + int(known.sum(axis=1).max(initial=0)), n_items)
+    # Values are parted several times faster than their places.
+    best = np.partition(scores, n_items - k, axis=1)[:, n_items - k :]
+    least = best.min(axis=1, keepdims=True)
+    user, item = np.nonzero(target & (scores >= least))
+    score = scores[user, item][:, None]
+    place_seen = np.count_nonzero(best[user] > score, axis=1)
+    of_known = _padded(scores, known)[user]
+    place = place_seen - np.count_nonzero(of_known > score, axis=1)
+    is_tied = np.count_nonzero(best[user] == score, axis=1) > 1
+    for one in np.flatnonzero(is_tied | (score == least[user])[:, 0]):
+        # Equal ones stand by row.
+        before = scores[user[one], : item[one]] == score[one]
+        place_seen[one] += np.count_nonzero(before)
+        place[one] += np.count_nonzero(before & ~known[user[one], : item[one]])
+    return user, place, place_seen
 
 
-def _ndcg(hits: NDArray[np.bool_], counts: NDArray[np.integer]) -> NDArray[np.float64]:
-    """One entry a row; 0 for a row without targets."""
-    discounts = 1.0 / np.log2(np.arange(2, hits.shape[1] + 2))
-    ideal = np.cumsum(discounts)[np.clip(counts, 1, len(discounts)) - 1]
-    return (hits * discounts).sum(axis=1) / ideal
+def _padded(scores: Floats, known: NDArray[np.bool_]) -> Floats:
+    """The scores of each row's known items, padded with -inf at the end."""
+    counts = known.sum(axis=1)
+    padded = np.full((len(scores), counts.max(initial=0)), -np.inf, np.float32)
+    padded[np.arange(padded.shape[1]) < counts[:, None]] = scores[known]
+    return padded
+
+
+def _gains(user: Rows, place: Rows, n_users: int) -> NDArray[np.float64]:
+    """Discounted gain of each user's hits among the NDCG_K best, [n_users]."""
+    is_in = place < NDCG_K
+    gains = 1.0 / np.log2(place[is_in] + 2)
+    return np.bincount(user[is_in], weights=gains, minlength=n_users).astype(np.float64)
+
+
+def _ideal_gains(counts: NDArray[np.integer]) -> NDArray[np.float64]:
+    """What the best order of as many targets gains; that of one where there are none."""
+    gains = np.cumsum(1.0 / np.log2(np.arange(2, NDCG_K + 2)))
+    return gains[np.clip(counts, 1, NDCG_K) - 1]
