@@ -26,8 +26,8 @@ SEED = 7
 
 def assert_same_pair(one: TwoStage, other: TwoStage) -> None:
     for models in ((one.tower.model, other.tower.model), (one.ranker.model, other.ranker.model)):
-        for a, b in zip(*(model.get_weights() for model in models), strict=True):
-            np.testing.assert_array_equal(a, b)
+        for a, b in zip(*(model.variables for model in models), strict=True):
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=a.path)
     for name in ("user", "items", "dense", "engaged"):
         np.testing.assert_array_equal(getattr(one.lists, name), getattr(other.lists, name))
     assert one.settings == other.settings
@@ -143,7 +143,7 @@ def test_a_large_catalogue_gets_the_large_model_and_no_neighbours(
     brief: TwoStageSettings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stage_one, "MAX_FULL_SOFTMAX_ITEMS", 39)
+    monkeypatch.setattr(stage_one, "MAX_CLOSED_ITEMS", 39)
     for name in ("MAX_NEIGHBOUR_ITEMS", "MAX_KNN_ITEMS"):
         monkeypatch.setattr(two_stage, name, 39)
     large = replace(brief.stage_one.large, n_epochs=1)

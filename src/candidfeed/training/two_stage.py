@@ -157,7 +157,7 @@ def fit_retrieval(
     clock.start("choose retrieval")
     chosen = choose_stage_one(split, features, settings, seed=seed)
     clock.start("fit retrieval")
-    fitted = fit_stage_one(split.train, features, chosen.settings, seed=seed)
+    fitted = fit_stage_one(split.train, features, settings=chosen.settings, seed=seed)
     tower = replace(fitted, curves=chosen.curves)
     clock.stop()
     return Retrieved(tower, tower.scorer(split.known), features, clock.seconds)
@@ -206,7 +206,7 @@ def _fit_on_train(
     seed: int,
 ) -> TwoStage:
     clock.start("fit retrieval")
-    fitted = fit_stage_one(split.train, features, settings.stage_one, seed=seed)
+    fitted = fit_stage_one(split.train, features, settings=settings.stage_one, seed=seed)
     tower = replace(fitted, curves=curves)
     sources = Sources.of(tower.scorer(split.known), _neighbour(split, neighbour_settings), split)
     clock.start("fit ranker")
