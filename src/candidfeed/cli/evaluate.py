@@ -50,7 +50,7 @@ def evaluate(
         typer.Option(
             min=1, help="Test users to ask for; of more, this many are drawn. All items are ranked."
         ),
-    ] = 20_000,
+    ] = 50_000,
     json: Annotated[
         Path | None, typer.Option("--json", help="Write all figures to this file as JSON.")
     ] = None,

@@ -30,7 +30,7 @@ from candidfeed.training.two_stage import (
 # Above this many (user, item) pairs, ranking everything is left out: it is what stage one is for.
 MAX_RANKED_PAIRS = 50_000_000
 # Test users who are asked for: of more, this many are drawn. Each is ranked among all items.
-MAX_TEST_USERS = 20_000
+MAX_TEST_USERS = 50_000
 _SEEN = "/seen"
 
 Figures = dict[str, Figure]
