@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from candidfeed.data.features import Bag
 from candidfeed.data.splits import make_split
 from candidfeed.data.tables import Dataset
 from candidfeed.errors import DataError
@@ -157,3 +158,16 @@ def test_of_many_test_users_some_are_drawn_with_all_their_rows(tiny: Dataset) ->
     assert some.known.matrix.nnz == split.known.matrix.nnz
     again = module.with_test_users(split, 5)
     np.testing.assert_array_equal(again.test.user, some.test.user)
+
+
+def test_measuring_leaves_the_features_of_the_items_as_they_are() -> None:
+    # Out of order: padding, which has no weight, stands behind a known id.
+    ids, weights = np.array([[3, 0], [2, 1]], np.int32), np.float32([[1, 0], [0.6, 0.8]])
+    bag = Bag(ids.copy(), weights.copy())
+    vectors = module._item_vectors(bag, 4)
+    assert vectors is not None
+    vectors.sort_indices()
+    vectors.data[:] = 9
+    np.testing.assert_array_equal(bag.ids, ids)
+    np.testing.assert_array_equal(bag.weights, weights)
+    assert module._item_vectors(bag, 1) is None

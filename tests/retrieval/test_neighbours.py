@@ -1,5 +1,7 @@
 """Item neighbours and EASE, against slow loops and a dense formula."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,13 @@ from hypothesis import strategies as st
 from candidfeed.data.interactions import Interactions
 from candidfeed.errors import DataError
 from candidfeed.retrieval import neighbours
-from candidfeed.retrieval.neighbours import EASE_MAX_ITEMS, Ease, ItemKnn, why_no_ease
+from candidfeed.retrieval.neighbours import (
+    EASE_MAX_INVERTED,
+    EASE_MAX_ITEMS,
+    Ease,
+    ItemKnn,
+    why_no_ease,
+)
 
 N_USERS, N_ITEMS = 6, 7
 EVERYONE = np.arange(N_USERS, dtype=np.int32)
@@ -168,11 +176,16 @@ def test_scores_do_not_depend_on_the_batch_and_a_repeated_event_counts_once(fit)
     assert np.isfinite(together).all()
 
 
-def test_a_catalogue_too_large_for_ease_is_refused_with_the_memory_it_needs():
+def test_a_log_too_large_for_ease_is_refused_with_what_it_needs():
     train = events_of([(0, 0)], n_items=30_000)
-    with pytest.raises(DataError, match=r"ease on 30,000 items would need 10\.1 GiB"):
+    with pytest.raises(DataError, match=r"ease on 30,000 items .* a matrix of 1 users .* 3\.4 GiB"):
         Ease.fit(train, known=train, l2=1.0)
-    assert why_no_ease(EASE_MAX_ITEMS) == ""
+    assert why_no_ease(events_of([(0, 0)], n_items=EASE_MAX_ITEMS)) == ""
+    n = EASE_MAX_INVERTED
+    everyone = [(user, 0) for user in range(n)]
+    assert why_no_ease(replace(events_of(everyone, n_items=n), n_users=n)) == ""
+    refusal = why_no_ease(replace(events_of(everyone, n_items=n + 1), n_users=n))
+    assert refusal.startswith(f"ease on {n + 1:,} items would invert a matrix of {n + 1:,} items")
 
 
 def test_settings_out_of_range_are_refused():

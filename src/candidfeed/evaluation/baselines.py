@@ -112,7 +112,7 @@ def why_left_out(split: Split) -> dict[str, str]:
     reasons = {}
     if np.isnan(split.train.time_s).any():
         reasons["popular-recent"] = "the log has no times"
-    refusal = why_no_ease(split.train.n_items)
+    refusal = why_no_ease(split.train)
     return reasons | ({"ease": refusal} if refusal else {})
 
 

@@ -283,10 +283,10 @@ def _item_vectors(bag: Bag, n_ids: int) -> sp.csr_matrix | None:
     """Item features for the diversity of lists; None where the data set has none."""
     if n_ids <= 1:
         return None
-    n_items, width = bag.ids.shape
-    ends = np.arange(0, n_items * width + 1, width)
-    parts = (bag.weights.ravel(), bag.ids.ravel(), ends)
-    return sp.csr_matrix(parts, shape=(n_items, n_ids))
+    # Copies: SciPy sorts what it is given, and the bag belongs to a model.
+    rows, places = np.nonzero(bag.weights)
+    parts = (bag.weights[rows, places], (rows, bag.ids[rows, places]))
+    return sp.csr_matrix(parts, shape=(len(bag), n_ids))
 
 
 def _rank(scorers: Mapping[str, Scorer], split: Split) -> dict[str, RankingFigures]:

@@ -12,6 +12,9 @@ from candidfeed.errors import DataError
 from candidfeed.retrieval.popularity import Popular, popular_for_strangers
 
 EASE_MAX_ITEMS = 20_000
+# Of items, or of users where those are few. Beyond some 15,000 OpenBLAS' `potrf` breaks down, and
+# the process with it, where it has several threads.
+EASE_MAX_INVERTED = 12_000
 # Pairs of items counted at once: bounds the memory of the sparse products to about 0.5 GiB.
 _BLOCK_PAIRS = 2**24
 
@@ -86,12 +89,12 @@ class Ease:
     def fit(cls, train: Interactions, *, known: Interactions, l2: float) -> "Ease":
         """
         Raises:
-            DataError: there are more than EASE_MAX_ITEMS items; says how much memory they need.
+            DataError: the log is too large, see `why_no_ease`.
             ValueError: l2 <= 0.
         """
         if l2 <= 0:
             raise ValueError(f"ease needs l2 > 0, not {l2}")
-        refusal = why_no_ease(train.n_items)
+        refusal = why_no_ease(train)
         if refusal:
             raise DataError(refusal)
         return cls(_ease_weights(train.matrix, l2=l2), known.matrix, Popular.fit(train), l2)
@@ -106,22 +109,29 @@ class Ease:
         return popular_for_strangers(touched @ self.weights, touched, self.popular)
 
 
-def why_no_ease(n_items: int) -> str:
-    """Why a catalogue is too large for EASE; empty where it is not."""
-    if n_items <= EASE_MAX_ITEMS:
+def why_no_ease(train: Interactions) -> str:
+    """Why a log is too large for EASE; empty where it is not."""
+    n_items, n_users = train.n_items, len(np.unique(train.user))
+    size, what = (n_users, "users") if _has_few_users(n_users, n_items) else (n_items, "items")
+    if n_items <= EASE_MAX_ITEMS and size <= EASE_MAX_INVERTED:
         return ""
-    # The float64 matrix that is inverted in place, and its float32 copy.
-    need_gib = n_items**2 * (8 + 4) / 2**30
+    # The float64 matrix that is inverted in place, and float32 weights.
+    need_gib = (size**2 * 8 + n_items**2 * 4) / 2**30
     return (
-        f"ease on {n_items:,} items would need {need_gib:.1f} GiB and n^3 time; "
-        f"it is limited to {EASE_MAX_ITEMS:,} items"
+        f"ease on {n_items:,} items would invert a matrix of {size:,} {what} and need "
+        f"{need_gib:.1f} GiB; it is limited to {EASE_MAX_INVERTED:,} of them and "
+        f"{EASE_MAX_ITEMS:,} items"
     )
+
+
+def _has_few_users(n_users: int, n_items: int) -> bool:
+    return 2 * n_users < n_items
 
 
 def _ease_weights(matrix: sp.csr_matrix, *, l2: float) -> NDArray[np.float32]:
     by_user = matrix[np.diff(matrix.indptr) > 0]
     n_users, n_items = (len(each.indptr) - 1 for each in (by_user, by_user.tocsc()))
-    if 2 * n_users < n_items:
+    if _has_few_users(n_users, n_items):
         return _ease_weights_by_users(by_user, l2=l2)
     # float64 until the inverse is there: it loses half of its digits at small l2.
     gram = _dense_gram(matrix)
