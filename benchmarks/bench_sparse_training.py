@@ -19,14 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from candidfeed.cli.output import cache_folder
 from candidfeed.data.load import load_dataset
@@ -38,6 +36,7 @@ from candidfeed.retrieval.sparse.memory import memory_estimate
 from candidfeed.retrieval.sparse.tables import SparseEmbedding
 from measured import commit, machine, peak_memory_mib
 from peers import HERE, PeerError, python_of
+from vectors import Vectors
 
 # After candidfeed, which chooses the backend.
 import keras  # isort: skip
@@ -143,17 +142,6 @@ def at_size(n_rows: int, *, short: bool) -> dict[str, Any]:
 
 
 # MovieLens-100K
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """Two tables as a scorer of all items."""
-
-    user: NDArray[np.float32]
-    item: NDArray[np.float32]
-
-    def scores(self, users: NDArray[np.int32]) -> NDArray[np.float32]:
-        return self.user[users] @ self.item.T
 
 
 def quality(split: Split, vectors: Vectors) -> dict[str, float]:
