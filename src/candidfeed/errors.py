@@ -23,6 +23,12 @@ class ReleaseError(CandidfeedError):
     """A release can't be written, or what is on disk is not what was built."""
 
 
+class GateError(CandidfeedError):
+    """A release was made and is not good enough to be published."""
+
+    exit_code = 1
+
+
 class FetchError(CandidfeedError):
     """A data set could not be fetched, or what came is not what was expected."""
 

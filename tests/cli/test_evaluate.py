@@ -1,6 +1,7 @@
 """`candidfeed evaluate`: what it prints, writes and refuses."""
 
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from candidfeed.evaluation import run as module
 from candidfeed.training.two_stage import TwoStage
 
 Typed = Callable[..., tuple[int, str, str]]
-DEEP_STEPS = 5
+DEEP_STEPS = 6
 
 
 @pytest.fixture
@@ -65,6 +66,35 @@ def test_it_prints_a_table_in_80_columns_and_writes_the_json(
     # One line a step on the other output, as many as the bar counts.
     told = [line for line in errors.splitlines() if line.strip()]
     assert len(told) == N_STEPS
+
+
+def test_the_pair_and_its_calibration_are_shown_and_plotted(
+    typed: Typed, tiny_log: Path, tmp_path: Path, already_fitted: None
+) -> None:
+    plots, target = tmp_path / "plots", tmp_path / "figures.json"
+    exit_code, output, errors = typed(tiny_log, "--plots", plots, "--json", target)
+    assert exit_code == 0, errors
+    shown = " ".join(output.split())
+    assert "The two stages as one system" in shown
+    assert "P(liked), as is: ECE 0." in shown
+    assert "no segment has 500 rows: no claim is made of any." in shown
+    content = json.loads(target.read_bytes())
+    everybody = content["pair"]["cohorts"]["all"]
+    assert everybody["figures"]["final"] == content["models"]["two-stage"]["ndcg@10"]
+    assert everybody["figures"]["retrieval"]["mean"] <= everybody["figures"]["oracle"]["mean"]
+    assert content["calibration"].keys() == {"engaged", "liked"}
+    logloss = content["models"]["ranker"]["logloss"]["mean"]
+    assert content["calibration"]["liked"]["all"]["logloss"] == pytest.approx(logloss, rel=1e-6)
+    names = sorted(path.name for path in plots.iterdir())
+    assert names == ["reliability-engaged.svg", "reliability-liked.svg"]
+
+
+def test_plots_of_retrieval_alone_are_refused(
+    typed: Typed, tiny_log: Path, tmp_path: Path, never_fitted: None
+) -> None:
+    exit_code, _, errors = typed(tiny_log, "--stage", "retrieval", "--plots", tmp_path / "p")
+    assert exit_code == 2
+    assert "--plots are of the ranker's heads; drop --stage retrieval" in only_line(errors)
 
 
 def test_a_figures_file_that_cannot_be_written_is_refused_before_anything_is_fitted(
@@ -128,3 +158,40 @@ def test_numbers_out_of_range_are_wrong_usage(
     exit_code, output, errors = typed(tiny_log, option, value)
     assert (exit_code, output) == (2, "")
     assert option in only_line(errors)
+
+
+def test_references_stand_in_the_table_and_in_the_json(
+    typed: Typed, tiny_log: Path, tmp_path: Path, already_fitted: None
+) -> None:
+    target = tmp_path / "figures.json"
+    exit_code, output, errors = typed(tiny_log, "--references", "--json", target)
+    assert exit_code == 0, errors
+    assert max(map(cell_len, output.splitlines())) <= 80
+    content = json.loads(target.read_bytes())
+    for name in ("lgbm-binary", "lambdamart"):
+        assert f"\n{name} " in output
+        assert name in content["paired"]["two-stage"]["ndcg@10"]
+        assert content["chosen"][name]["n_trees"] >= 1
+        assert not any(metric.endswith("/seen") for metric in content["models"][name])
+    for name in ("myfm-normal", "myfm-probit"):
+        assert f"\n{name} " in output
+        assert name in content["paired"]["ranker"]["mse"]
+    told = [line for line in errors.splitlines() if line.strip()]
+    assert len(told) == N_STEPS + 1
+
+
+def test_references_that_are_not_installed_are_told_before_anything_is_fitted(
+    typed: Typed, tiny_log: Path, never_fitted: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "myfm", None)
+    exit_code, output, errors = typed(tiny_log, "--references")
+    assert (exit_code, output) == (2, "")
+    assert "pip install 'candidfeed[references]'" in only_line(errors)
+
+
+def test_references_beside_retrieval_alone_are_refused(
+    typed: Typed, tiny_log: Path, never_fitted: None
+) -> None:
+    exit_code, _, errors = typed(tiny_log, "--references", "--stage", "retrieval")
+    assert exit_code == 2
+    assert "drop --stage retrieval" in only_line(errors)

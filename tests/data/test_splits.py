@@ -15,6 +15,7 @@ from candidfeed.data.splits import (
     Split,
     check_no_leak,
     default_protocol,
+    fold_splits,
     inner_split,
     make_split,
 )
@@ -160,6 +161,47 @@ def test_vocabularies_are_sorted_and_hold_items_that_nobody_touched():
     assert split.users.ids.to_list() == ["a", "b"]
     assert split.items.ids.to_list() == ["w", "x", "y"]
     assert (split.train.n_users, split.train.n_items) == (2, 3)
+
+
+# The protocols of published tables
+
+
+@pytest.mark.parametrize("seed", [42, 3])
+def test_microsofts_rows_are_those_of_its_stratified_splitter(seed):
+    rng = np.random.default_rng(0)
+    rows = [(int(rng.integers(30)), int(rng.integers(9)), 1.0, None) for _ in range(200)]
+    rows.append((0, 99, 1.0, None))
+    split = make_split(dataset_of(rows), "microsoft", seed=seed)
+    # As python_stratified_split(filter_by="item", ratio=0.75) words it: rank / count <= 0.75.
+    draw = np.random.RandomState(seed).rand(len(rows))
+    train = []
+    for item in {row[1] for row in rows}:
+        own = sorted((at for at, row in enumerate(rows) if row[1] == item), key=lambda at: draw[at])
+        train += [at for rank, at in enumerate(own, 1) if rank / len(own) <= 0.75]
+    assert split.source.train.tolist() == sorted(train)
+    assert len(rows) - 1 in split.source.test
+
+
+@pytest.mark.parametrize(
+    ("n", "cut"), [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1)), (9, (7, 1, 1)),
+                   (10, (8, 1, 1)), (29, (25, 2, 2)), (30, (24, 3, 3))],
+)  # fmt: skip
+def test_recbole_takes_a_tenth_of_each_users_rows_twice(n, cut):
+    rows = [(user, item, 1.0, None) for user in (0, 1) for item in range(n)]
+    if n == 1:
+        # A user with one row has none to be asked for; another one has.
+        rows += [(2, item, 1.0, None) for item in range(3)]
+    split = make_split(dataset_of(rows), "recbole", seed=1)
+    parts = (split.train, split.history, split.test)
+    assert tuple(int((part.user == 0).sum()) for part in parts) == cut
+
+
+def test_recboles_history_is_known_but_not_learned_from():
+    rows = [(user, item, 1.0, None) for user in range(3) for item in range(20)]
+    split = make_split(dataset_of(rows), "recbole", seed=1)
+    assert len(split.known) == len(split.train) + len(split.history) == 54
+    other = make_split(dataset_of(rows), "recbole", seed=2)
+    assert split.test_rows_sha256 != other.test_rows_sha256
 
 
 # random and keras-notebook
@@ -502,3 +544,39 @@ def test_the_leak_guard_refuses_a_split_of_unknown_source():
     split = make_split(dataset_of([(i % 3, i, 1.0, i) for i in range(20)]), "random")
     with pytest.raises(ValueError, match="source rows do not align"):
         check_no_leak(leaky(split, source=type(split.source).unknown()))
+
+
+# Folds
+
+
+def test_folds_ask_for_every_row_once_and_keep_a_users_only_row_known():
+    rng = np.random.default_rng(0)
+    rows = [(u, i, 3.0, 0) for u in range(30) for i in rng.permutation(40)[: u % 12 + 1]]
+    split = make_split(dataset_of(rows), "random", seed=3)
+    folds = list(fold_splits(split, n_folds=4, seed=3))
+    n_of_user = np.bincount(split.train.user, minlength=30)
+    asked = np.concatenate([fold.source.test for fold in folds])
+    may_be_asked = split.source.train[n_of_user[split.train.user] > 1]
+    assert sorted(asked) == sorted(may_be_asked)
+    for fold in folds:
+        together = np.concatenate([fold.source.train, fold.source.test])
+        assert sorted(together) == sorted(split.source.train)
+        assert len(fold.history) == 0
+        # As evenly as it goes: of a user's n rows a fold asks for n // 4 or one more.
+        n_asked = np.bincount(fold.test.user, minlength=30)
+        several = n_of_user > 1
+        assert (np.abs(n_asked - n_of_user / 4)[several] < 1).all()
+        assert (n_asked[~several] == 0).all()
+
+
+def test_one_seed_gives_the_same_folds_and_another_others():
+    split = make_split(dataset_of([(u, i, 1.0, 0) for u in range(5) for i in range(9)]), "random")
+    first = [[fold.source.test.tolist() for fold in fold_splits(split, n_folds=3, seed=s)]
+             for s in (1, 1, 2)]  # fmt: skip
+    assert first[0] == first[1] != first[2]
+
+
+def test_one_fold_is_refused():
+    split = make_split(dataset_of([(1, i, 1.0, 0) for i in range(9)]), "random")
+    with pytest.raises(ValueError, match="1 folds; 2 is the least"):
+        list(fold_splits(split, n_folds=1, seed=0))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from candidfeed.evaluation import bootstrap
 from candidfeed.evaluation.bootstrap import (
@@ -9,6 +10,7 @@ from candidfeed.evaluation.bootstrap import (
     Resamples,
     SumFigure,
     estimates,
+    holm,
     mean_over_users,
     paired_difference,
     pooled,
@@ -27,6 +29,12 @@ def draw(n, seed=0, **options):
 def distance_from_zero(totals):
     """Like the calibration error: larger in a resample than in a sample that balances out."""
     return np.abs(totals[..., 0])
+
+
+def percentiles(n_users):
+    """The two percentiles that are as far apart as Student's 95 % of n users."""
+    wide = stats.t.ppf(0.975, n_users - 1) * np.sqrt(n_users / (n_users - 1))
+    return [100 * stats.norm.cdf(-wide), 100 * stats.norm.cdf(wide)]
 
 
 def interval(figure, resamples):
@@ -76,7 +84,7 @@ def test_intervals_are_those_of_a_slow_loop():
         slow["root"].append(slow["pooled"][-1] ** 0.5)
     found = estimates(figures, resamples)
     for name, replicates in slow.items():
-        low, high = np.percentile(replicates, [2.5, 97.5])
+        low, high = np.percentile(replicates, percentiles(n))
         assert (found[name].low, found[name].high) == pytest.approx((low, high), rel=1e-12)
     assert found["mean"].mean == pytest.approx(values.mean())
     assert found["pooled"].mean == pytest.approx(squared.sum() / n_rows.sum())
@@ -98,8 +106,23 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     for _ in range(500):
         found = interval(mean_over_users(rows(80), rng.normal(1, 3, size=80)), resamples)
         held += found.low <= 1 <= found.high
-    # 95 %, less the one to two points that a percentile interval of 80 users is known to lose.
-    assert 0.915 <= held / 500 <= 0.97
+    # 500 times 95 %, give or take two standard errors.
+    assert 0.93 <= held / 500 <= 0.97
+
+
+def test_the_interval_of_ten_users_is_as_wide_as_students():
+    rng = np.random.default_rng(12)
+    held = 0
+    for seed in range(300):
+        found = interval(mean_over_users(rows(10), rng.normal(1, 3, size=10)), draw(10, seed))
+        held += found.low <= 1 <= found.high
+    # Plain percentiles hold the truth in nine of ten cases.
+    assert 0.92 <= held / 300 <= 0.98
+
+
+def test_with_many_users_the_percentiles_are_the_plain_ones():
+    assert bootstrap._tail(1_000_000) == pytest.approx(0.025, rel=1e-4)
+    assert bootstrap._tail(2) < 1e-6
 
 
 def test_rows_of_one_user_are_drawn_together():
@@ -146,7 +169,7 @@ def test_a_figure_of_some_users_is_resampled_with_the_others():
     found = interval(mean_over_users(some, np.array([0.0, 1.0])), resamples)
     counts = resamples.counts[:, [1, 4]].astype(float)
     drawn = counts[counts.sum(axis=1) > 0]
-    low, high = np.percentile(drawn[:, 1] / drawn.sum(axis=1), [2.5, 97.5])
+    low, high = np.percentile(drawn[:, 1] / drawn.sum(axis=1), percentiles(2))
     assert (found.low, found.high) == pytest.approx((low, high))
 
 
@@ -219,10 +242,35 @@ def test_pairing_shows_a_small_steady_gain_that_the_intervals_hide():
     assert interval(better, draw(100)).low < interval(plain, draw(100)).mean
 
 
+def test_the_p_of_a_difference_is_that_of_students_paired_test():
+    rng = np.random.default_rng(13)
+    a, b = rng.normal(0.3, 1, 50), rng.normal(0, 1, 50)
+    found = paired_difference(
+        [mean_over_users(rows(50), a)], [mean_over_users(rows(50), b)], draw(50, n_replicates=4000)
+    )
+    assert found.p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=0.15)
+
+
+def test_two_users_cannot_make_a_difference_significant_by_chance():
+    a, b = mean_over_users(rows(2), np.array([0.9, 0.8])), mean_over_users(rows(2), np.zeros(2))
+    assert paired_difference([a], [b], draw(2)).p > 0.03
+    one = mean_over_users(rows(1), np.ones(1))
+    assert paired_difference([one], [mean_over_users(rows(1), np.zeros(1))], draw(1)).p == 1.0
+
+
+def test_holm_multiplies_the_smallest_p_by_the_number_of_comparisons_and_so_on():
+    # 4 of .01, 3 of .02, 2 of .03 as much as the one before it, and .5 itself.
+    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert holm([0.4, 0.6]) == pytest.approx([0.8, 0.8])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
 def test_a_model_does_not_differ_from_itself():
     figure = pooled(rows(30), np.random.default_rng(10).random(30), np.arange(1.0, 31))
     found = paired_difference([figure], [figure], draw(30))
     assert (found.mean, found.low, found.high) == pytest.approx((0, 0, 0), abs=1e-15)
+    assert found.p == 1.0
 
 
 def test_a_difference_to_an_undefined_figure_is_none():

@@ -64,7 +64,7 @@ def test_a_broken_prediction_leaves_the_figures_undefined():
     user, predicted = np.array([0, 1]), np.array([np.nan, 0.5])
     found = value(evaluate_ratings(user, np.array([1.0, 2]), predicted))
     found |= value(evaluate_likes(user, np.array([True, False]), predicted))
-    assert len(found) == 6
+    assert len(found) == 7
     assert all(np.isnan(error) for error in found.values())
 
 
@@ -72,7 +72,7 @@ def test_no_rows_leave_the_figures_undefined():
     empty = np.array([])
     found = value(evaluate_ratings(empty.astype(int), empty, empty))
     found |= value(evaluate_likes(empty.astype(int), empty.astype(bool), empty))
-    assert len(found) == 6
+    assert len(found) == 7
     assert all(np.isnan(error) for error in found.values())
 
 
@@ -115,6 +115,12 @@ def test_logloss_is_that_of_scikit_learn_also_where_a_model_is_sure(dtype):
     p_like = p_like.astype(dtype)
     found = evaluate_likes(user, liked, p_like)["logloss"].value()
     assert found == pytest.approx(metrics.log_loss(liked, p_like), rel=1e-5)
+
+
+def test_the_brier_score_is_that_of_scikit_learn():
+    user, liked, p_like = random_likes(np.random.default_rng(3), 300, 10**6)
+    found = evaluate_likes(user, liked, p_like)["brier"].value()
+    assert found == pytest.approx(metrics.brier_score_loss(liked, p_like))
 
 
 def slow_ece(liked, p_like):

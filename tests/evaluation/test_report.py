@@ -227,15 +227,34 @@ def test_equal_models_tie_by_nothing():
     )
 
 
-def test_one_user_is_too_few_to_judge_by():
-    one = USERS[:1]
+@pytest.mark.parametrize(
+    ("n", "said"), [(1, "one test user is too few"), (9, "9 test users are too few")]
+)
+def test_fewer_than_ten_users_are_too_few_to_judge_by(n, said):
+    some = USERS[:n]
     figures = {
-        "two-stage": {"ndcg@10": mean_over_users(one, np.array([1.0]))},
-        "ease": {"ndcg@10": mean_over_users(one, np.array([0.0]))},
+        "two-stage": {"ndcg@10": mean_over_users(some, np.ones(n))},
+        "ease": {"ndcg@10": mean_over_users(some, np.zeros(n))},
     }
-    report = report_of(run_of(figures, n_test_users=1))
+    report = report_of(run_of(figures, n_test_users=n))
     assert report.models["two-stage"]["ndcg@10"] == Estimate(1.0, 1.0, 1.0)
-    assert verdict(report) == "one test user is too few to say which model is better"
+    assert verdict(report) == f"{said} to say which model is better (at least 10)"
+
+
+def test_a_difference_that_is_one_of_many_has_to_be_clearer_to_count():
+    rng = np.random.default_rng(4)
+    own, noise = rng.normal(0.4, 0.1, len(USERS)), rng.normal(0, 0.1, len(USERS))
+    # Two and a half standard errors.
+    deep = mean_over_users(USERS, own + noise - noise.mean() + 2.5 * noise.std() / 200**0.5)
+    base = mean_over_users(USERS, own)
+    assert sentence(deep, ease=base).startswith("two-stage beats ease")
+    figures = {"two-stage": {"ndcg@10": deep}, "ease": {"ndcg@10": base}}
+    figures |= {f"the same {n}": {"ndcg@10": deep} for n in range(8)}
+    report = report_of(run_of(figures))
+    found = report.paired["two-stage"]["ndcg@10"]["ease"]
+    assert found.low > 0
+    assert found.p_holm == pytest.approx(9 * found.p)
+    assert not found.is_significant
 
 
 # The table

@@ -120,7 +120,9 @@ def test_too_many_pairs_leave_out_ranking_everything_and_say_so(
     n_pairs = len(np.unique(split.test.user)) * 40
     assert found.left_out == {"ranker": f"it would have to score {n_pairs:,} pairs"}
     # Its ratings are measured all the same.
-    assert found.run.figures["ranker"].keys() == {"rmse", "mse", "mae", "auc", "logloss", "ece"}
+    assert found.run.figures["ranker"].keys() == {
+        "rmse", "mse", "mae", "auc", "logloss", "brier", "ece",
+    }  # fmt: skip
 
 
 def test_without_times_the_recent_baseline_is_left_out_and_without_ratings_their_figures(

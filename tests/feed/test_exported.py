@@ -23,7 +23,7 @@ def test_what_is_no_exported_function_is_refused(tiny_served: Served) -> None:
 
 def test_what_is_compiled_quickly_gives_the_same_up_to_rounding(tiny_served: Served) -> None:
     person = tiny_served.person(tiny_served.users.id_of(0))
-    inputs = tower_inputs(person, tiny_served.settings, n_items=tiny_served.n_items)
+    inputs = tower_inputs(person, tiny_served.settings, item_vectors=tiny_served.item_vectors)
     quick = ExportedFunction(tiny_served.tower.stablehlo, tiny_served.tower.weights)
     quick.compile(quickly=True)
     np.testing.assert_allclose(quick(inputs), tiny_served.tower(inputs), atol=1e-5)

@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from candidfeed.ranking.engagement import HeadTraining
 from candidfeed.ranking.feature_choice import READABLE, choose_features, list_ndcg, reads
 from candidfeed.ranking.inputs import DENSE_FEATURES
+from candidfeed.ranking.ranker import EngagedHead
 from candidfeed.ranking.training import CandidateLists, RankerSettings, with_chosen_features
 
 N_CANDIDATES = 12
@@ -24,10 +26,13 @@ def lists_of(n: int, *, signal: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def choose(dense: np.ndarray, engaged: np.ndarray) -> str:
-    return choose_features(
-        dense, engaged, n_epochs=12, lists_per_batch=16, learning_rate=0.02, weight_decay=0.01,
-        seed=4,
-    )  # fmt: skip
+    def training(head: EngagedHead) -> HeadTraining:
+        return HeadTraining(
+            head, dense, engaged, lists_per_batch=16, learning_rate=0.02, weight_decay=0.01
+        )
+
+    user = np.arange(len(dense)) // 2
+    return choose_features(training, dense, engaged, user, n_epochs=12, least_gain_se=2.0, seed=4)
 
 
 def test_each_set_marks_its_features() -> None:
@@ -51,7 +56,7 @@ def test_the_choice_is_put_in_the_settings() -> None:
     dense, engaged = lists_of(5, signal="affinity")
     lists = CandidateLists(np.zeros(5, np.int32), np.zeros(engaged.shape, np.int32), dense, engaged)
     settings = RankerSettings(dim=3)
-    chosen = with_chosen_features(lists, settings, seed=1)
+    chosen = with_chosen_features(lists, settings, least_gain_se=2.0, seed=1)
     assert chosen == replace(settings, features="retrieval")
 
 

@@ -238,7 +238,7 @@ def test_window_lift_compares_an_item_with_the_events_of_its_window() -> None:
 
 def test_an_items_features_have_length_one_together_and_none_stay_zero() -> None:
     bag = Bag(np.array([[1, 2], [3, 0], [0, 0]], np.int32), np.float32([[3, 4], [2, 0], [0, 0]]))
-    units = replace(SPACE, item_bag=bag).item_units
+    units = replace(SPACE, item_bag=bag).item_units(np.arange(3))
     np.testing.assert_allclose(units, [[0.6, 0.8], [1, 0], [0, 0]])
 
 
@@ -485,7 +485,6 @@ def test_padding_has_no_weight_and_no_features() -> None:
     np.testing.assert_array_equal(inputs["item_feature_weights"][0], [[3, 4], [0, 0]])
     assert (inputs["item_feature_weights"][1] == 0).all()
     assert inputs["item_feature_ids"][0, 0].tolist() == [2, 5]
-    assert inputs["sampling_shift"].tolist() == [0, 0]
 
 
 def test_each_pair_has_the_time_given_or_else_its_users_now() -> None:

@@ -61,7 +61,6 @@ def inputs() -> Inputs:
         "own_tone": own_tone,
         "weight": real.astype(np.float32),
         "dense": np.where(real[..., None], floats(B, C, len(DENSE_FEATURES)), 0),
-        "sampling_shift": np.array([0, 1, 2], np.float32),
     }
 
 
@@ -185,13 +184,6 @@ def test_a_user_does_not_depend_on_the_others_of_the_batch(
     heads = ranker.predict_on_batch({name: each[rows] for name, each in inputs().items()})
     for name in ("engaged", "rating"):
         np.testing.assert_allclose(heads[name], predicted[name][rows], atol=1e-6)
-
-
-def test_the_sampling_shift_is_for_training_alone(ranker: Ranker) -> None:
-    asked = inputs()
-    still = {**asked, "sampling_shift": np.zeros(B, np.float32)}
-    served, same = (ranker.predict_on_batch(each)["engaged"] for each in (asked, still))
-    np.testing.assert_array_equal(served, same)
 
 
 def test_a_large_catalogue_gathers_to_the_same_outputs(

@@ -1,4 +1,4 @@
-"""Fitting the ranker: every rating once an epoch, every hit in its list, one user a list."""
+"""Fitting the ranker: every rating once an epoch, one user a list; two heads, side by side."""
 
 from dataclasses import replace
 
@@ -61,16 +61,9 @@ def candidate_lists() -> CandidateLists:
     return CandidateLists(np.arange(5, dtype=np.int32), items, dense, engaged)
 
 
-def batches_of(
-    *,
-    rated: Interactions | None = LOG,
-    lists: CandidateLists | None = None,
-    settings: RankerSettings = SETTINGS,
-) -> RankerBatches:
+def batches_of(*, settings: RankerSettings = SETTINGS) -> RankerBatches:
     space = space_of()
-    return RankerBatches(
-        space, rated=rated, states=states_in(space), lists=lists, settings=settings, seed=2
-    )
+    return RankerBatches(space, rated=LOG, states=states_in(space), settings=settings, seed=2)
 
 
 def fit(
@@ -80,11 +73,12 @@ def fit(
     like_at: float | None = 4.0,
     seed: int = 3,
     settings: RankerSettings = SETTINGS,
+    log_more_hits: float = 0.0,
 ) -> FittedRanker:
     space = space_of(like_at=like_at)
     return fit_ranker(
         space, n_users=N_USERS, n_user_ids=2, rated=rated, states=states_in(space), lists=lists,
-        settings=settings, seed=seed,
+        settings=settings, seed=seed, log_more_hits=log_more_hits,
     )  # fmt: skip
 
 
@@ -95,7 +89,7 @@ def test_every_rated_row_is_dealt_once_an_epoch_into_lists_of_one_user() -> None
     batches = batches_of()
     dealings = []
     for _ in range(3):
-        dealt = batches.rated_lists
+        dealt = batches.dealt
         assert sorted(dealt[dealt >= 0]) == list(range(len(LOG)))
         assert dealt.shape[1] == SETTINGS.list_length
         for row in dealt:
@@ -103,7 +97,7 @@ def test_every_rated_row_is_dealt_once_an_epoch_into_lists_of_one_user() -> None
         # Nine rows in lists of four: three lists of three each.
         of_first = dealt[LOG.user[dealt[:, 0]] == 0]
         assert (of_first >= 0).sum(axis=1).tolist() == [3, 3, 3]
-        assert set(batches.rated_order) == set(range(len(dealt)))
+        assert set(batches.order) == set(range(len(dealt)))
         dealings.append(dealt.tobytes())
         batches.on_epoch_end()
     assert len(set(dealings)) == 3
@@ -112,8 +106,7 @@ def test_every_rated_row_is_dealt_once_an_epoch_into_lists_of_one_user() -> None
 def test_a_rated_batch_asks_for_the_levels_of_its_rows_and_for_no_engagement() -> None:
     batches = batches_of(settings=replace(SETTINGS, forget_user=0.0))
     for step in range(len(batches)):
-        place = batches.order[step][1]
-        dealt = batches.rated_lists[batches.rated_order[place * 3 : place * 3 + 3]]
+        dealt = batches.dealt[batches.order[step * 3 : step * 3 + 3]]
         inputs, labels = batches[step]
         real = dealt >= 0
         np.testing.assert_array_equal(labels["rating"][real], LOG.value[dealt[real]] - 1)
@@ -140,57 +133,6 @@ def test_asking_covers_every_row() -> None:
     assert set(dealt) - {-1} == set(range(len(LOG)))
 
 
-# Candidate lists
-
-
-def test_hits_are_always_drawn_and_negatives_anew() -> None:
-    lists = candidate_lists()
-    batches = batches_of(rated=None, lists=lists)
-    drawn_negatives = set()
-    for _ in range(6):
-        assert set(batches.list_order) == set(range(5))
-        for step in range(len(batches)):
-            rows = batches.list_order[batches.order[step][1] * 3 :][:3]
-            inputs, labels = batches[step]
-            for row, items, engaged in zip(rows, inputs["item"], labels["engaged"], strict=True):
-                own = dict(zip(lists.items[row], lists.engaged[row], strict=True))
-                assert set(items[engaged == 1]) == {i for i, e in own.items() if e == 1}
-                assert all(own[i] == e for i, e in zip(items, engaged, strict=True))
-                if row == 0:
-                    drawn_negatives.add(tuple(sorted(items[engaged == 0])))
-            assert not inputs["weight"].any()
-            assert (labels["rating"] == NO_LABEL).all()
-        batches.on_epoch_end()
-    assert len(drawn_negatives) > 2
-
-
-def test_the_sampling_shift_is_the_log_of_how_much_rarer_negatives_became() -> None:
-    batches = batches_of(rated=None, lists=candidate_lists())
-    # Four places a list. Before: 7, 6, 5, 4 and 4 negatives; drawn: what the hits leave, at least
-    # none; where none is drawn, as if one had been.
-    expected = np.log([7 / 3, 6 / 2, 5 / 1, 4 / 1, 4 / 3])
-    inputs, _ = batches._candidate_batch(np.arange(5))
-    np.testing.assert_allclose(inputs["sampling_shift"], expected, rtol=1e-6)
-
-
-def test_a_list_that_is_short_is_filled_with_padding_last() -> None:
-    batches = batches_of(
-        rated=None, lists=candidate_lists(), settings=replace(SETTINGS, list_length=7)
-    )
-    inputs, labels = batches._candidate_batch(np.array([4]))
-    assert (labels["engaged"][0, :5] >= 0).all()
-    assert labels["engaged"][0, 5:].tolist() == [-1, -1]
-    assert inputs["item"][0, 5:].tolist() == [N_ITEMS, N_ITEMS]
-    assert inputs["sampling_shift"].tolist() == [0.0]
-
-
-def test_an_epoch_holds_both_kinds_in_mixed_order() -> None:
-    batches = batches_of(lists=candidate_lists())
-    kinds = [is_rated for is_rated, _ in batches.order]
-    n_rated = -(-len(batches.rated_lists) // 3)
-    assert (sum(kinds), len(kinds)) == (n_rated, n_rated + 2)
-
-
 # Fitting
 
 
@@ -202,6 +144,7 @@ def fitted() -> FittedRanker:
 def test_one_seed_gives_the_same_bits(fitted: FittedRanker) -> None:
     again = fit(lists=candidate_lists())
     assert again.curves == fitted.curves
+    assert again.engagement_curves == fitted.engagement_curves
     for one, same in zip(fitted.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, same)
 
@@ -218,14 +161,35 @@ def test_the_head_reads_the_chosen_features_alone(fitted: FittedRanker) -> None:
 def test_without_lists_the_rating_head_alone_is_trained() -> None:
     fitted = fit(lists=None)
     assert np.isfinite(fitted.curves["loss"]).all()
-    # Every candidate is equal: no label moved the head, only its decay the bias.
-    kernels = (fitted.model.engaged.wide.kernel, fitted.model.engaged.out.kernel)
-    assert not any(np.asarray(kernel).any() for kernel in kernels)
+    assert fitted.engagement_curves == {}
+    # Every candidate is equal: nothing moved the head.
+    head = fitted.model.engaged
+    assert not any(np.asarray(kernel).any() for kernel in (head.wide.kernel, head.out.kernel))
+    np.testing.assert_array_equal(np.asarray(head.wide.bias), [-3.0])
+
+
+def test_the_taste_trunk_is_the_same_with_and_without_candidate_lists(
+    fitted: FittedRanker,
+) -> None:
+    alone = fit(lists=None)
+    assert alone.curves == fitted.curves
+    for one, same in zip(
+        fitted.model.trunk.get_weights(), alone.model.trunk.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, same)
+
+
+def test_more_hits_when_asked_raise_every_logit_alike(fitted: FittedRanker) -> None:
+    raised = fit(lists=candidate_lists(), log_more_hits=0.7)
+    dense = candidate_lists().dense
+    gap = np.asarray(raised.model.engaged(dense)) - np.asarray(fitted.model.engaged(dense))
+    np.testing.assert_allclose(gap, 0.7, atol=1e-5)
 
 
 def test_without_ratings_the_engaged_head_alone_is_trained() -> None:
     fitted = fit(rated=None, like_at=None, lists=candidate_lists())
-    assert np.isfinite(fitted.curves["loss"]).all()
+    assert fitted.curves == {}
+    assert np.isfinite(fitted.engagement_curves["loss"]).all()
     assert np.asarray(fitted.model.engaged.wide.kernel).any()
     assert fitted.model.trunk is None
     # No table has a row for each user or item.
@@ -239,7 +203,7 @@ def test_without_ratings_and_lists_every_candidate_is_equal(is_empty: bool) -> N
     empty = CandidateLists(lists.user[none], lists.items[none], lists.dense[none],
                            lists.engaged[none])  # fmt: skip
     fitted = fit(rated=None, like_at=None, lists=empty if is_empty else None)
-    assert fitted.curves == {}
+    assert fitted.curves == fitted.engagement_curves == {}
     np.testing.assert_allclose(np.asarray(fitted.model.engaged(lists.dense)), -3.0, atol=1e-6)
 
 

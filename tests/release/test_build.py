@@ -112,6 +112,29 @@ def test_a_protocol_that_the_log_does_not_allow_is_refused_before_training(
     assert list(tmp_path.iterdir()) == []
 
 
+# What a killed one leaves
+
+
+def test_what_is_trained_is_kept_in_the_releases_folder_and_the_person_is_told_of_it(
+    tiny: Dataset, tiny_settings: TwoStageSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_dataset: Dataset, _split: Any, *, settings: TwoStageSettings, **_: Any) -> None:
+        resume = settings.stage_one.resume
+        assert resume is not None
+        assert resume.folder == tmp_path / "r" / ".candidfeed-training"
+        resume.note("going on")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "evaluate_once", stop)
+    told = list[str]()
+    with pytest.raises(KeyboardInterrupt):
+        build_release(
+            tiny, tmp_path / "r", protocol=None, seed=0, settings=tiny_settings, note=told.append
+        )
+    assert told == ["going on"]
+    assert list(tmp_path.iterdir()) == []
+
+
 # What stays when it fails
 
 

@@ -171,7 +171,7 @@ def test_a_release_without_a_part_of_its_index_is_told_as_of_another_version(
 def test_a_changed_byte_in_any_file_is_refused(tiny_release: Path, tmp_path: Path) -> None:
     opened = read_directory(tiny_release)
     files = {path.name: path.read_bytes() for path in opened.path.iterdir()}
-    assert len(files) == 12
+    assert len(files) == 13
     for name, content in files.items():
         target = tmp_path / name
         generation = target / opened.release_id

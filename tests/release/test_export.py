@@ -73,7 +73,7 @@ def test_the_user_tower_gives_the_vectors_of_keras(
     scores = tiny_whole.sources.tower.scores(np.arange(60, dtype=np.int32))
     for row in range(60):
         person = served.person(served.users.id_of(row))
-        inputs = tower_inputs(person, served.settings, n_items=served.n_items)
+        inputs = tower_inputs(person, served.settings, item_vectors=served.item_vectors)
         vector = served.tower(inputs)
         expected = np.asarray(tower.model.user_vectors(inputs))
         np.testing.assert_allclose(vector, expected, atol=1e-5)

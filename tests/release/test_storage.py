@@ -19,7 +19,13 @@ from hypothesis import strategies as st
 from candidfeed.errors import ReleaseError
 from candidfeed.release import storage
 from candidfeed.release.manifest import FORMAT, MANIFEST, POINTER, FileEntry
-from candidfeed.release.storage import OpenedDirectory, read_directory, write_directory
+from candidfeed.release.storage import (
+    OpenedDirectory,
+    read_directory,
+    refuse_foreign_folder,
+    training_folder,
+    write_directory,
+)
 
 FILES = {"weights.safetensors": b"\x00\x01\x02" * 20, "items.parquet": b"PAR1", "empty": b""}
 CRASH_POINTS = Path(__file__).with_name("crash_points.py")
@@ -564,3 +570,39 @@ for n in itertools.count():
         write_directory(release, FILES, {"dataset": "tiny"})
         assert content(read_directory(release)) == FILES
         assert len(list(release.iterdir())) == 3
+
+
+# What a build keeps for the next one, should it be killed
+
+
+def interrupted_training(target: Path, files: dict[str, str]) -> None:
+    with training_folder(target) as folder:
+        for name, content in files.items():
+            (folder / name).write_text(content)
+        raise KeyboardInterrupt
+
+
+def test_what_a_failed_build_trained_stays_and_an_empty_folder_does_not(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "release"
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_training(target, {})
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_training(target, {"checkpoint": "an epoch"})
+    refuse_foreign_folder(target)
+    with training_folder(target) as folder:
+        assert (folder / "checkpoint").read_text() == "an epoch"
+        write_directory(target, FILES, {})
+        assert (folder / "checkpoint").exists()
+    assert sorted(path.name for path in target.iterdir()) == [
+        read_directory(target).release_id, "current",
+    ]  # fmt: skip
+
+
+def test_two_builds_never_train_in_one_folder(tmp_path: Path) -> None:
+    with (
+        training_folder(tmp_path / "release"),
+        pytest.raises(ReleaseError, match="another build is writing there"),
+        training_folder(tmp_path / "release"),
+    ):
+        raise AssertionError("both were let in")

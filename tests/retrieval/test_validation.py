@@ -7,7 +7,7 @@ import pytest
 
 from candidfeed.data.interactions import Interactions
 from candidfeed.retrieval import validation as module
-from candidfeed.retrieval.validation import Asked, rank
+from candidfeed.retrieval.validation import Asked, ndcg_of_vectors, rank
 
 
 def log_of(pairs: list[tuple[int, int]], *, n_users: int, n_items: int) -> Interactions:
@@ -113,3 +113,23 @@ def test_figures_equal_those_of_whole_sorted_lists(n_different: int) -> None:
     assert ranked.top == pytest.approx(hits.sum() / target.sum())
     assert ranked.top_seen == pytest.approx(seen_hits.sum() / target.sum())
     assert ranked.ndcg == pytest.approx(((hits[:, : module.NDCG_K] @ discounts) / ideal).mean())
+
+
+def test_ndcg_of_vectors_is_that_of_their_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    users, items = (rng.normal(size=(n, 5)).astype(np.float32) for n in (40, 70))
+    known, target = (
+        log_of(list(zip(*drawn.nonzero(), strict=True)), n_users=40, n_items=70)
+        for drawn in rng.random((2, 40, 70)) < 0.08
+    )
+    expected = rank(lambda rows: users[rows] @ items.T, Asked(known, target)).ndcg
+    monkeypatch.setattr(module, "_ITEMS_AT_ONCE", 16)
+    monkeypatch.setattr(module, "_USERS_OF_BLOCK", 7)
+    found = ndcg_of_vectors(users, items, known=known.matrix, target=target.matrix)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_ndcg_of_vectors_without_a_target_left_is_0() -> None:
+    known = log_of([(0, 0), (1, 2)], n_users=2, n_items=3).matrix
+    vectors = np.ones((3, 4), np.float32)
+    assert ndcg_of_vectors(vectors[:2], vectors, known=known, target=known) == 0.0

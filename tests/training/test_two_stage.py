@@ -11,7 +11,7 @@ from candidfeed.data.splits import Split
 from candidfeed.data.tables import Dataset
 from candidfeed.retrieval.large.training import FittedLarge
 from candidfeed.retrieval.neighbours import ItemKnn
-from candidfeed.training import stage_one, two_stage
+from candidfeed.training import candidates, stage_one, two_stage
 from candidfeed.training.scorers import TwoStageScorer, predict_ratings
 from candidfeed.training.two_stage import (
     TwoStage,
@@ -64,10 +64,10 @@ def test_states_and_scores_read_the_history_that_is_given(pair: TwoStage, split:
 
 
 def test_every_step_is_told_and_timed(pair: TwoStage, tiny_parts: dict[str, Any]) -> None:
-    steps = tiny_parts["steps"][:5]
+    steps = tiny_parts["steps"][:6]
     assert steps == [
         "choose retrieval", "candidates for the ranker", "choose ranker features",
-        "fit retrieval", "fit ranker",
+        "fit retrieval", "fit ranker", "calibrate",
     ]  # fmt: skip
     assert list(pair.seconds) == steps
     assert all(took > 0 for took in pair.seconds.values())
@@ -144,8 +144,8 @@ def test_a_large_catalogue_gets_the_large_model_and_no_neighbours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stage_one, "MAX_CLOSED_ITEMS", 39)
-    for name in ("MAX_NEIGHBOUR_ITEMS", "MAX_KNN_ITEMS"):
-        monkeypatch.setattr(two_stage, name, 39)
+    monkeypatch.setattr(two_stage, "MAX_NEIGHBOUR_ITEMS", 39)
+    monkeypatch.setattr(candidates, "MAX_KNN_ITEMS", 39)
     large = replace(brief.stage_one.large, n_epochs=1)
     settings = replace(brief, stage_one=replace(brief.stage_one, large=large))
     pair = fit_two_stage(tiny, split, settings=settings, seed=SEED)

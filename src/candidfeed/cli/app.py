@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from candidfeed import __version__
-from candidfeed.cli import build, describe, evaluate, fetch, recommend, reference, synth
+from candidfeed.cli import (
+    build,
+    compare,
+    describe,
+    evaluate,
+    fetch,
+    recommend,
+    reference,
+    synth,
+    tune,
+)
 from candidfeed.cli.output import console
 
 app = typer.Typer(
@@ -21,8 +31,10 @@ app = typer.Typer(
 app.command()(fetch.fetch)
 app.command()(describe.describe)
 app.command()(evaluate.evaluate)
+app.command()(tune.tune)
 app.command()(reference.reference)
 app.command()(build.build)
+app.command()(compare.compare)
 app.command()(recommend.recommend)
 app.command()(synth.synth)
 

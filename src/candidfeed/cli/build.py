@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from candidfeed.cli.datasets import CacheFolder, open_dataset
+from candidfeed.cli.datasets import CacheFolder, SettingsFile, open_dataset, open_settings
 from candidfeed.cli.evaluate import N_STEPS as EVALUATE_STEPS
 from candidfeed.cli.output import LogsFolder, console, notes, require_writable, steps, write_json
 
@@ -36,6 +36,15 @@ def build(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the models.")] = 42,
+    settings: SettingsFile = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Publish it even if it is significantly worse than the live release or "
+            "popularity; its manifest says so.",
+        ),
+    ] = False,
     json: Annotated[
         Path | None, typer.Option("--json", help="Write the report to this file as JSON.")
     ] = None,
@@ -46,7 +55,11 @@ def build(
 
     The report comes from models that never saw the test rows; the release is
     then fitted anew on all rows. Until it is whole, a release that was in the
-    folder stays in force.
+    folder stays in force. A build that was killed while a large catalogue's
+    model was trained goes on after its last epoch when it is started again.
+
+    A release that is significantly worse than the one in the folder on the
+    same test rows, or than popularity, is not published (exit code 1).
     """
     started = time.monotonic()
     require_writable(files=[json], folders=[output, logs])
@@ -54,15 +67,16 @@ def build(
     with steps(N_STEPS) as report:
         from candidfeed.evaluation.report import report_view
         from candidfeed.release.build import build_release
-        from candidfeed.training.two_stage import TwoStageSettings
 
         built = build_release(
             opened,
             output,
             protocol=protocol,
             seed=seed,
-            settings=TwoStageSettings(),
+            settings=open_settings(settings),
+            force=force,
             report=report,
+            note=notes.print,
         )
     console.print(report_view(built.report))
     for name, why in built.left_out.items():

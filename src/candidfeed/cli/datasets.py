@@ -1,4 +1,4 @@
-"""How a command gets its data set: with progress, and with the terms of use the first time."""
+"""How a command gets its data set, with progress and the terms of use, and its settings."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +12,13 @@ from candidfeed.cli.output import cache_folder, notes
 
 if TYPE_CHECKING:
     from candidfeed.data.tables import Dataset
+    from candidfeed.training.two_stage import TwoStageSettings
 
 Report = Callable[[str, int, int | None], None]
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option("--settings", help="Settings of both stages, a TOML file that `tune` wrote."),
+]
 CacheFolder = Annotated[Path | None, typer.Option("--cache", help="Folder of fetched data sets.")]
 
 
@@ -31,6 +36,18 @@ def open_dataset(source: str, *, cache: Path | None) -> "Dataset":
     if terms := claim_licence_notice(dataset.name, dataset.licence, cache=folder):
         notes.print(terms)
     return dataset
+
+
+def open_settings(path: Path | None) -> "TwoStageSettings":
+    """What the file says, or the defaults where there is none.
+
+    Raises:
+        ConfigError: see `training.settings_file.load_settings`.
+    """
+    from candidfeed.training.settings_file import load_settings
+    from candidfeed.training.two_stage import TwoStageSettings
+
+    return TwoStageSettings() if path is None else load_settings(path)
 
 
 @contextmanager

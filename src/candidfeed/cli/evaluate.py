@@ -1,15 +1,18 @@
 """`candidfeed evaluate`: how good both stages are, beside honest baselines."""
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from candidfeed.cli.datasets import CacheFolder, open_dataset
+from candidfeed.cli.datasets import CacheFolder, SettingsFile, open_dataset, open_settings
 from candidfeed.cli.output import console, notes, require_writable, steps, write_json
+from candidfeed.errors import ConfigError
+from candidfeed.extras import import_extra
 
-N_STEPS, N_RETRIEVAL_STEPS = 7, 4
+N_STEPS, N_RETRIEVAL_STEPS = 8, 4
 
 
 class Stage(StrEnum):
@@ -27,8 +30,9 @@ def evaluate(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="temporal, given, random, keras-notebook, per-user-last, leave-last-one or "
-            "item-cold; the first of these that the data set allows, unless named."
+            help="temporal, given, random, keras-notebook, per-user-last, leave-last-one, "
+            "item-cold, microsoft or recbole; the first of these that the data set allows, "
+            "unless named."
         ),
     ] = None,
     seed: Annotated[
@@ -42,41 +46,60 @@ def evaluate(
         Stage,
         typer.Option(help="retrieval: stage one and its baselines only, which is far quicker."),
     ] = Stage.both,
+    settings: SettingsFile = None,
     candidates: Annotated[
-        int, typer.Option(min=1, help="Items that retrieval hands to the ranker.")
-    ] = 500,
+        int | None,
+        typer.Option(
+            min=1, help="Items that retrieval hands to the ranker; 500, or what --settings says."
+        ),
+    ] = None,
     users: Annotated[
         int,
         typer.Option(
             min=1, help="Test users to ask for; of more, this many are drawn. All items are ranked."
         ),
     ] = 50_000,
+    references: Annotated[
+        bool,
+        typer.Option(
+            "--references",
+            help="Also fit LightGBM and myFM, which the extra candidfeed[references] brings.",
+        ),
+    ] = False,
+    plots: Annotated[
+        Path | None,
+        typer.Option("--plots", help="Write a reliability plot (SVG) of each head to this folder."),
+    ] = None,
     json: Annotated[
         Path | None, typer.Option("--json", help="Write all figures to this file as JSON.")
     ] = None,
     cache: CacheFolder = None,
 ) -> None:
     """Train both stages and all baselines, and measure them on the same held-out rows."""
-    require_writable(files=[json])
+    require_writable(files=[json], folders=[plots])
+    _check_references(references, stage)
+    if plots is not None and stage is Stage.retrieval:
+        raise ConfigError("--plots are of the ranker's heads; drop --stage retrieval")
     opened = open_dataset(dataset, cache=cache)
-    n_steps = N_RETRIEVAL_STEPS if stage is Stage.retrieval else N_STEPS
+    n_steps = N_RETRIEVAL_STEPS if stage is Stage.retrieval else N_STEPS + references
     with steps(n_steps * seeds) as report:
         from candidfeed.data.checks import require_usable
         from candidfeed.evaluation.report import report_view
         from candidfeed.evaluation.run import evaluate as run
         from candidfeed.evaluation.run import evaluate_retrieval
-        from candidfeed.training.two_stage import TwoStageSettings
 
+        wanted = open_settings(settings)
+        if candidates is not None:
+            wanted = replace(wanted, n_candidates=candidates)
         require_usable(opened)
-        settings = TwoStageSettings(n_candidates=candidates)
         asked = {
             "protocol": protocol, "seed": seed, "n_seeds": seeds, "max_users": users,
             "report": report,
         }  # fmt: skip
         if stage is Stage.retrieval:
-            summary, left_out = evaluate_retrieval(opened, settings=settings.stage_one, **asked)
+            summary, left_out = evaluate_retrieval(opened, settings=wanted.stage_one, **asked)
         else:
-            summary, evaluations = run(opened, settings=settings, **asked)
+            summary, evaluations = run(opened, settings=wanted, references=references, **asked)
             left_out = evaluations[0].left_out
     console.print(report_view(summary))
     for name, why in left_out.items():
@@ -84,3 +107,22 @@ def evaluate(
     # Last: what took minutes is on the screen even where the file can't be written.
     if json is not None:
         write_json(json, summary.to_json())
+    if plots is not None:
+        from candidfeed.evaluation.plots import write_reliability_plots
+
+        for path in write_reliability_plots(plots, summary.calibration):
+            notes.print(f"plot: {path}")
+
+
+def _check_references(references: bool, stage: Stage) -> None:
+    """Refuse before the work of minutes what it would end in.
+
+    Raises:
+        ConfigError: a package is missing, or there is nothing to stand beside.
+    """
+    if not references:
+        return
+    if stage is Stage.retrieval:
+        raise ConfigError("--references stand beside the ranker; drop --stage retrieval")
+    import_extra("lightgbm", extra="references")
+    import_extra("myfm", extra="references")

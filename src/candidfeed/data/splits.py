@@ -2,7 +2,7 @@
 
 import difflib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -11,19 +11,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from candidfeed.data.interactions import Interactions
+from candidfeed.data.protocols import PROTOCOLS
 from candidfeed.data.tables import Dataset
 from candidfeed.data.vocabulary import Vocabulary
 from candidfeed.errors import DataError
 
-PROTOCOLS = {
-    "random": "80/20 of the rows, drawn with the seed",
-    "keras-notebook": "the Keras notebook's 80/20: sorted by item, scikit-learn's random_state=0",
-    "per-user-last": "each user's last 20 % by time is test",
-    "temporal": "global 80 % time cut; the first half of a test user's rows is given as history",
-    "leave-last-one": "each user's last event is test",
-    "item-cold": "a tenth of the items, drawn with the seed, is new: all of their rows are test",
-    "given": "the data set's own train, valid and test parts",
-}
 _NEED_TIMES = ("temporal", "per-user-last", "leave-last-one")
 
 Rows = NDArray[np.int64]
@@ -127,6 +119,9 @@ def make_split(dataset: Dataset, protocol: str | None = None, *, seed: int = 42)
           history, so that each of these users has a test row.
       leave-last-one: one row of each user with at least two.
       item-cold: ceil(n / 10) of the items that have rows, but never all of them.
+      microsoft: ceil(n / 4) of each item's rows, so that an item's only row is test.
+      recbole: n // 10 test and n // 10 history rows of each user; below ten rows one of each, as
+          long as a row is left to train on.
     Rows of one user at one instant keep the order of the source.
 
     `test_rows_sha256` is the SHA-256 of one line per test row, sorted by their UTF-8 bytes, each
@@ -159,8 +154,8 @@ def inner_split(split: Split, *, seed: int) -> Split:
     takes the data set's own validation part as test, or where there is none a random fifth of
     each user's rows (ceil, never a user's only row). Where a small train part leaves the protocol
     with nothing to learn from or to predict, the cut is `random`, and `protocol` says so.
-    The seed matters for `random`, `keras-notebook`, `item-cold` and `given` (without a validation
-    part).
+    The seed matters for `random`, `keras-notebook`, `item-cold`, `microsoft`, `recbole` and `given`
+    (without a validation part).
 
     Raises:
         DataError: train holds fewer than two rows.
@@ -183,6 +178,31 @@ def inner_split(split: Split, *, seed: int) -> Split:
     if len(source) != len(train):
         source = np.arange(len(train), dtype=np.int64)
     return _assemble(protocol, seed, split.users, split.items, train, source, cut, source[:0])
+
+
+def fold_splits(split: Split, *, n_folds: int, seed: int) -> Iterator[Split]:
+    """Cuts the train part `n_folds` times, each of its rows being a test row of one cut.
+
+    A user's rows are dealt at random, as evenly as it goes; a user's only row stays in train. What
+    is left in train is nearly as dense as all of it, and what suits a model depends on that.
+
+    Raises:
+        ValueError: n_folds < 2.
+    """
+    if n_folds < 2:
+        raise ValueError(f"train can't be cut into {n_folds} folds; 2 is the least")
+    train, source = split.train, split.source.train
+    if len(source) != len(train):
+        source = np.arange(len(train), dtype=np.int64)
+    rng = np.random.default_rng(seed)
+    place, n_of_user = _place_from_users_end(train, by=rng.random(len(train)))
+    # Where a user's first row goes is drawn too: otherwise the first folds would get more rows.
+    fold = (place + rng.integers(n_folds, size=train.n_users)[train.user]) % n_folds
+    for each in range(n_folds):
+        cut = _mask_cut((fold == each) & (n_of_user > 1))
+        yield _assemble(
+            split.protocol, seed, split.users, split.items, train, source, cut, source[:0]
+        )
 
 
 def check_no_leak(split: Split) -> None:
@@ -324,6 +344,23 @@ def _item_cold(log: Interactions, seed: int) -> _Cut:
     return _mask_cut(np.isin(log.item, new))
 
 
+def _microsoft(log: Interactions, seed: int) -> _Cut:
+    # The draws of NumPy's old generator, in the order of the log: the published rows.
+    draw = np.random.RandomState(seed % 2**32).random_sample(len(log))
+    from_end, n_of_item = _place_from_end(log.item, log.n_items, by=draw)
+    return _mask_cut(from_end < -(-n_of_item // 4))
+
+
+def _recbole(log: Interactions, seed: int) -> _Cut:
+    from_end, n = _place_from_users_end(log, by=np.random.default_rng(seed).random(len(log)))
+    n_test = np.where(n > 1, np.maximum(n // 10, 1), 0)
+    n_history = np.where(n > 2, np.maximum(n // 10, 1), 0)
+    test, late = from_end < n_test, from_end < n_test + n_history
+    return _Cut(
+        train=np.flatnonzero(~late), history=np.flatnonzero(late & ~test), test=np.flatnonzero(test)
+    )
+
+
 def _keras_notebook(log: Interactions, _seed: int) -> _Cut:
     by_item = np.argsort(log.item, kind="stable")
     shuffled = by_item[np.random.RandomState(0).permutation(len(log))]
@@ -374,12 +411,19 @@ def _place_from_users_end(
 
     Rows of a user are ordered by `by`; equal ones keep the order of the log.
     """
-    order = np.lexsort((by, log.user))
-    n_by_user = np.bincount(log.user, minlength=log.n_users)
-    ends = np.cumsum(n_by_user)
-    from_end = np.empty(len(log), dtype=np.int64)
-    from_end[order] = ends[log.user[order]] - 1 - np.arange(len(log))
-    return from_end, n_by_user[log.user]
+    return _place_from_end(log.user, log.n_users, by=by)
+
+
+def _place_from_end(
+    owner: NDArray[np.int32], n_owners: int, *, by: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """As `_place_from_users_end`, with the user or item that each row belongs to."""
+    order = np.lexsort((by, owner))
+    n_by_owner = np.bincount(owner, minlength=n_owners)
+    ends = np.cumsum(n_by_owner)
+    from_end = np.empty(len(owner), dtype=np.int64)
+    from_end[order] = ends[owner[order]] - 1 - np.arange(len(owner))
+    return from_end, n_by_owner[owner]
 
 
 _CUTS: dict[str, Callable[[Interactions, int], _Cut]] = {
@@ -389,6 +433,8 @@ _CUTS: dict[str, Callable[[Interactions, int], _Cut]] = {
     "temporal": _temporal,
     "leave-last-one": _leave_last_one,
     "item-cold": _item_cold,
+    "microsoft": _microsoft,
+    "recbole": _recbole,
 }
 
 

@@ -2,22 +2,32 @@
 
 A test set is a sample of people, not of rows: the rows of one person hang together. So whole users
 are drawn with replacement, all their rows come along, and every figure is computed anew.
-Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13.
+Of few users a resample scatters too little, and percentiles of it are too sure: the intervals are
+as much wider as Student's are than the normal ones.
+Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13;
+Hesterberg, The American Statistician 69 (2015), section 5.3 (expanded percentiles);
+Holm, Scandinavian Journal of Statistics 6 (1979).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, stdtr, stdtrit
 
 N_REPLICATES = 1000
 TAIL = 0.025
+ROUNDING = 1e-9
+SIGNIFICANT = 0.05
+# Of fewer users nothing is called better or worse.
+MIN_USERS = 10
 CHUNK_ELEMENTS = 4_000_000
 
 Totals = NDArray[np.float64]
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,25 @@ class Estimate:
     mean: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Difference(Estimate):
+    """A paired difference with its p: how often chance alone would make it as large, two-sided."""
+
+    p: float
+    n_users: int
+
+
+@dataclass(frozen=True)
+class Comparison(Difference):
+    """A difference among others; `p_holm` is its p once all of them are counted in."""
+
+    p_holm: float
+
+    @property
+    def is_significant(self) -> bool:
+        return self.p_holm < SIGNIFICANT and self.n_users >= MIN_USERS
 
 
 class Figure(Protocol):
@@ -180,12 +209,15 @@ def estimates(figures: Mapping[str, Sequence[Figure]], resamples: Resamples) -> 
     values = {name: _mean_value(seeds) for name, seeds in figures.items()}
     defined = {name: figures[name] for name, value in values.items() if np.isfinite(value)}
     replicates = _replicates(defined, resamples)
-    return {name: _estimate(values[name], replicates[name]) for name in defined}
+    return {
+        name: _estimate(values[name], replicates[name], _n_users(seeds))
+        for name, seeds in defined.items()
+    }
 
 
 def paired_difference(
     a: Sequence[Figure], b: Sequence[Figure], resamples: Resamples
-) -> Estimate | None:
+) -> Difference | None:
     """a - b of one metric, one figure per seed, both models on the same users and resamples.
 
     Returns:
@@ -202,19 +234,72 @@ def paired_difference(
     if not np.isfinite(difference):
         return None
     replicates = _replicates({"a": a, "b": b}, resamples)
-    return _estimate(difference, replicates["a"] - replicates["b"])
+    return difference_of(difference, replicates["a"] - replicates["b"], n_users=_n_users(a))
 
 
-def _estimate(mean: float, replicates: NDArray[np.float64]) -> Estimate:
+def difference_of(
+    difference: float, replicates: NDArray[np.float64], *, n_users: int
+) -> Difference:
+    """Interval and p of a difference of which these are the resamples."""
+    found = _estimate(difference, replicates, n_users)
+    p = _two_sided_p(difference, replicates, n_users)
+    return Difference(found.mean, found.low, found.high, p, n_users)
+
+
+def compared(differences: Mapping[_Key, Difference]) -> dict[_Key, Comparison]:
+    """The differences as one family of comparisons: see `holm`."""
+    adjusted = holm([one.p for one in differences.values()])
+    return {
+        key: Comparison(**asdict(one), p_holm=p)
+        for (key, one), p in zip(differences.items(), adjusted, strict=True)
+    }
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p of each comparison, made larger for how many were made, in their order.
+
+    To call what is below .05 significant is wrong of any of them in at most one family in twenty.
+    """
+    n = len(p_values)
+    ascending = np.argsort(p_values, kind="stable")
+    raised = np.asarray(p_values, np.float64)[ascending] * (n - np.arange(n))
+    adjusted = np.empty(n)
+    adjusted[ascending] = np.minimum(np.maximum.accumulate(raised), 1.0) if n else raised
+    return adjusted.tolist()
+
+
+def _two_sided_p(mean: float, replicates: NDArray[np.float64], n_users: int) -> float:
+    """Student's, with the scatter of the resamples for a standard error."""
+    defined = replicates[np.isfinite(replicates)]
+    if n_users < 2 or len(defined) < 2:
+        return 1.0
+    error = float(np.std(defined)) * np.sqrt(n_users / (n_users - 1))
+    # Equal models differ by the rounding of sums alone.
+    if error < ROUNDING:
+        return 0.0 if abs(mean) >= ROUNDING else 1.0
+    return float(2.0 * stdtr(n_users - 1, -abs(mean) / error))
+
+
+def _tail(n_users: int) -> float:
+    """Percentile whose interval is as wide as Student's for so many users; TAIL for very many."""
+    return float(ndtr(stdtrit(n_users - 1, TAIL) * np.sqrt(n_users / (n_users - 1))))
+
+
+def _n_users(seeds: Sequence[Figure]) -> int:
+    return len(np.unique(np.concatenate([figure.users for figure in seeds])))
+
+
+def _estimate(mean: float, replicates: NDArray[np.float64], n_users: int) -> Estimate:
     """Percentile interval of the replicates that are defined, widened to hold the mean.
 
     Widened, because rounding can push equal replicates past the mean, and because a figure such as
     the calibration error is larger in nearly every resample than in the sample.
     """
     defined = replicates[np.isfinite(replicates)]
-    if len(defined) == 0:
+    if len(defined) == 0 or n_users < 2:
         return Estimate(mean, mean, mean)
-    low, high = np.quantile(defined, [TAIL, 1.0 - TAIL])
+    tail = _tail(n_users)
+    low, high = np.quantile(defined, [tail, 1.0 - tail])
     return Estimate(mean, min(float(low), mean), max(float(high), mean))
 
 

@@ -7,7 +7,7 @@ defines each metric.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 from typing import Protocol
 
@@ -44,12 +44,44 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True)
+class Targets:
+    """Pairs to be predicted, one entry each, in order of user.
+
+    Attributes:
+        users: rows of the users who are asked for, ascending, int32 [n_users].
+        owner: each pair's place in `users`, int64 [n_pairs].
+        item: row of each pair's item, int32 [n_pairs].
+        rank: average rank of the pair's item among its competitors, float64 [n_pairs].
+    """
+
+    users: NDArray[np.int32]
+    owner: NDArray[np.int64]
+    item: NDArray[np.int32]
+    rank: NDArray[np.float64]
+
+    def where(self, keep: NDArray[np.bool_]) -> "Targets":
+        """Only these pairs, and only the users that still have one."""
+        places, owner = np.unique(self.owner[keep], return_inverse=True)
+        return Targets(self.users[places], owner, self.item[keep], self.rank[keep])
+
+    def ranked(self, rank: NDArray[np.float64]) -> "Targets":
+        """The same pairs in another order; a rank may be infinite: never listed."""
+        return replace(self, rank=rank)
+
+    def sum_by_user(self, values: NDArray[np.float64] | NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Sum over each user's pairs, float64 [n_users]."""
+        sums = np.bincount(self.owner, weights=values, minlength=len(self.users))
+        return sums.astype(np.float64, copy=False)
+
+
+@dataclass(frozen=True)
 class RankingFigures:
     """How one model ranks, per user, so that intervals and paired differences can be had later.
 
     Attributes:
         figures: by metric name. `top@k` is pooled over targets, the others are means over users.
         lists: each user's best items, what the user is known to have touched left out.
+        targets: the pairs that can be recommended, with their ranks.
         n_users: users with at least one target.
         n_targets: distinct (user, item) pairs to be predicted.
         n_known_targets: those of them that the user is known to have touched. They can't be
@@ -59,6 +91,7 @@ class RankingFigures:
 
     figures: dict[str, SumFigure]
     lists: TopLists
+    targets: Targets
     n_users: int
     n_targets: int
     n_known_targets: int
@@ -66,31 +99,6 @@ class RankingFigures:
 
     def mean(self, metric: str) -> float:
         return self.figures[metric].value()
-
-
-@dataclass(frozen=True)
-class _Targets:
-    """Pairs to be predicted, one entry each, in order of user.
-
-    Attributes:
-        users: rows of the users who are asked for, ascending, int32 [n_users].
-        owner: each pair's place in `users`, int64 [n_pairs].
-        rank: average rank of the pair's item among its competitors, float64 [n_pairs].
-    """
-
-    users: NDArray[np.int32]
-    owner: NDArray[np.int64]
-    rank: NDArray[np.float64]
-
-    def where(self, keep: NDArray[np.bool_]) -> "_Targets":
-        """Only these pairs, and only the users that still have one."""
-        places, owner = np.unique(self.owner[keep], return_inverse=True)
-        return _Targets(self.users[places], owner, self.rank[keep])
-
-    def sum_by_user(self, values: NDArray[np.float64] | NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Sum over each user's pairs, float64 [n_users]."""
-        sums = np.bincount(self.owner, weights=values, minlength=len(self.users))
-        return sums.astype(np.float64, copy=False)
 
 
 def evaluate_ranking(
@@ -126,13 +134,15 @@ def evaluate_ranking(
     ranked = _rank(scorer, users, known, test, list_length=list_length, chunk_bytes=chunk_bytes)
     owner = np.repeat(np.arange(len(users)), np.diff(test.indptr)[users])
     is_known = _stored_in(known, test)
-    unseen = _Targets(users, owner, ranked.rank_unseen).where(~is_known)
-    seen = _Targets(users, owner, ranked.rank_seen)
+    item = test.indices.astype(np.int32)
+    unseen = Targets(users, owner, item, ranked.rank_unseen).where(~is_known)
+    seen = Targets(users, owner, item, ranked.rank_seen)
     return RankingFigures(
         figures=_top_figures(unseen, top_ks, "")
         | _top_figures(seen, top_ks, "/seen")
-        | _user_figures(unseen, ks),
+        | figures_of_users(unseen, ks),
         lists=TopLists(users, ranked.lists),
+        targets=unseen,
         n_users=len(users),
         n_targets=test.nnz,
         n_known_targets=int(is_known.sum()),
@@ -234,7 +244,7 @@ def _twice_above(
     return 2 * n - not_above - below
 
 
-def _top_figures(targets: _Targets, ks: tuple[int, ...], suffix: str) -> dict[str, SumFigure]:
+def _top_figures(targets: Targets, ks: tuple[int, ...], suffix: str) -> dict[str, SumFigure]:
     """Share of all targets that rank in the top k, each asked for by itself."""
     n_targets = targets.sum_by_user(np.ones(len(targets.owner)))
     return {
@@ -243,7 +253,7 @@ def _top_figures(targets: _Targets, ks: tuple[int, ...], suffix: str) -> dict[st
     }
 
 
-def _user_figures(targets: _Targets, ks: tuple[int, ...]) -> dict[str, SumFigure]:
+def figures_of_users(targets: Targets, ks: tuple[int, ...]) -> dict[str, SumFigure]:
     """Metrics of each user's whole list, averaged over users."""
     by_rank = np.lexsort((targets.rank, targets.owner))
     rank = targets.rank[by_rank]

@@ -55,7 +55,7 @@ def evaluate_likes(
     liked: NDArray[np.bool_],
     p_like: NDArray[np.floating],
 ) -> dict[str, Figure]:
-    """auc, logloss and ece of the predicted probability that a user likes an item.
+    """auc, logloss, brier and ece of the predicted probability that a user likes an item.
 
     Args:
         user: row of the user of each test row, [n].
@@ -76,6 +76,7 @@ def evaluate_likes(
     return {
         "auc": AucFigure.of(users, owner, liked, p_like),
         "logloss": pooled(users, _sum_by_user(owner, _log_losses(liked, p_like)), n_rows),
+        "brier": pooled(users, _sum_by_user(owner, np.square(p_like - liked)), n_rows),
         "ece": _calibration_error(users, owner, liked, p_like),
     }
 
@@ -170,8 +171,8 @@ def _mean_gap(totals: Totals) -> Totals:
     return np.divide(gap, n_rows, out=np.full_like(gap, np.nan), where=n_rows > 0)
 
 
-def equal_mass_bins(p: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Which of N_BINS bins of as near as possible equal numbers of rows each row is in, int64 [n].
+def equal_mass_bins(p: NDArray[np.number], n_bins: int = N_BINS) -> NDArray[np.int64]:
+    """Which of so many bins of as near as possible equal numbers of rows each row is in, int64 [n].
 
     Rows with the same prediction are in the same bin, by their average place: so the order of the
     rows does not matter, and a bin may be larger than others, or empty.
@@ -179,7 +180,7 @@ def equal_mass_bins(p: NDArray[np.floating]) -> NDArray[np.int64]:
     ascending = np.sort(p)
     first = np.searchsorted(ascending, p, side="left")
     last = np.searchsorted(ascending, p, side="right")
-    return (first + last) * N_BINS // (2 * max(len(p), 1))
+    return (first + last) * n_bins // (2 * max(len(p), 1))
 
 
 def _owners(user: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -9,25 +9,41 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from candidfeed.data.protocols import PROTOCOLS
 from candidfeed.evaluation.bootstrap import (
+    MIN_USERS,
     N_REPLICATES,
+    Comparison,
+    Difference,
     Estimate,
     Figure,
     Resamples,
+    compared,
     estimates,
     paired_difference,
 )
+from candidfeed.evaluation.calibration import (
+    HeadCalibration,
+    describe_calibration,
+    mean_calibration,
+)
+from candidfeed.evaluation.pair import PairFigures, PairReport, pair_table, summarise_pair
 
 DEEP_MODELS = ("two-stage", "retrieval", "ranker")
+RERANKERS = ("lgbm-binary", "lambdamart")
 # What each deep model is judged by: the list that people see, the candidates, the rating.
 CLAIMS = (("two-stage", "ndcg@10"), ("retrieval", "top@100"), ("ranker", "mse"))
-LOWER_IS_BETTER = frozenset({"rmse", "mse", "mae", "logloss", "ece"})
+LOWER_IS_BETTER = frozenset({"rmse", "mse", "mae", "logloss", "brier", "ece"})
 COLUMNS = (
     "top@100", "top@100/seen", "top@10/new", "recall@20", "ndcg@10", "ndcg@20", "mse", "mae",
 )  # fmt: skip
 # Columns that say little under a protocol, so that the table fits.
 _NOT_UNDER = {"item-cold": ("top@100/seen", "recall@20", "ndcg@20")}
 HEADLINES = ("ndcg@10", "mse")
+PAIR_LEGEND = (
+    "recall: of the candidates. oracle: their best order. Lifts with 95 % intervals over users;"
+    " * significant among all lifts (Holm)."
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,8 @@ class SeedRun:
         n_users_to_ask: users of the whole test part, of whom those were drawn; 0 where all were.
         n_known_targets: test pairs that the user is known to have touched before.
         n_non_finite: by model, scores that were NaN or infinite.
+        pair: both stages as one system; None where there are no two stages.
+        calibration: by head of the ranker.
     """
 
     seed: int
@@ -57,6 +75,8 @@ class SeedRun:
     n_non_finite: Mapping[str, int] = field(default_factory=dict)
     seconds_choosing: Mapping[str, float] = field(default_factory=dict)
     n_users_to_ask: int = 0
+    pair: PairFigures | None = None
+    calibration: Mapping[str, HeadCalibration] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,14 +85,19 @@ class EvaluationReport:
 
     Attributes:
         models: by model, then by metric; a metric that is not defined for a model is not there.
-        paired: by deep model and the metric it is judged by, then by other model: deep - other.
+        paired: by deep model and the metric it is judged by, then by other model: deep - other. All
+            of them are one family of comparisons.
+        pair: both stages as one system; None where there are no two stages.
+        calibration: by head of the ranker, the mean over seeds.
     """
 
     dataset: str
     protocol: str
     runs: tuple[SeedRun, ...]
     models: Mapping[str, Mapping[str, Estimate]]
-    paired: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
+    paired: Mapping[str, Mapping[str, Mapping[str, Comparison]]]
+    pair: PairReport | None = None
+    calibration: Mapping[str, HeadCalibration] = field(default_factory=dict)
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -86,10 +111,11 @@ class EvaluationReport:
 
     def to_json(self) -> dict[str, object]:
         """The report in JSON types, without NaN; docs/metrics.md describes the keys."""
-        first = self.runs[0]
+        first, known = self.runs[0], PROTOCOLS.get(self.protocol)
         content: dict[str, object] = {
             "dataset": self.dataset,
             "protocol": self.protocol,
+            "protocol_card": dict(known.lines()) if known else {},
             "seed": first.seed,
             "test_rows_sha256": first.test_rows_sha256,
             "models": {name: _as_json(metrics) for name, metrics in self.models.items()},
@@ -106,6 +132,10 @@ class EvaluationReport:
                 for model, metrics in self.paired.items()
             },
         }
+        if self.pair is not None:
+            content["pair"] = self.pair.to_json()
+        if self.calibration:
+            content["calibration"] = {name: o.to_json() for name, o in self.calibration.items()}
         if len(self.runs) > 1:
             content["by_seed"] = [_seed_json(run) for run in self.runs]
         return content
@@ -136,12 +166,19 @@ def summarise(
     every = [f.users for metrics in by_model.values() for seeds in metrics.values() for f in seeds]
     users = np.unique(np.concatenate([np.empty(0, dtype=np.int32), *every]))
     resamples = Resamples.draw(users, rng=rng, n_replicates=n_replicates)
+    pairs = [run.pair for run in runs if run.pair is not None]
     return EvaluationReport(
         dataset=dataset,
         protocol=protocol,
         runs=tuple(runs),
         models={name: estimates(metrics, resamples) for name, metrics in by_model.items()},
         paired=_paired(by_model, resamples),
+        pair=summarise_pair(pairs, resamples) if pairs else None,
+        calibration={
+            head: mean_calibration([run.calibration[head] for run in runs])
+            for head in runs[0].calibration
+            if all(head in run.calibration for run in runs)
+        },
     )
 
 
@@ -153,12 +190,16 @@ def verdict(report: EvaluationReport) -> str:
     clauses = []
     for model, metric in CLAIMS:
         others = report.paired.get(model, {}).get(metric, {})
-        baselines = [name for name in others if name not in DEEP_MODELS]
+        # A re-ordered list of candidates is no rival of the stage that found them.
+        no_rival = RERANKERS if model == "retrieval" else ()
+        baselines = [name for name in others if name not in (*DEEP_MODELS, *no_rival)]
         if baselines:
             best = _best(report, metric, baselines)[0]
             clauses.append(_clause(model, best, metric, others[best]))
-    if clauses and report.runs[0].n_test_users < 2:
-        return "one test user is too few to say which model is better"
+    n_users = report.runs[0].n_test_users
+    if clauses and n_users < MIN_USERS:
+        few = "one test user is" if n_users == 1 else f"{n_users} test users are"
+        return f"{few} too few to say which model is better (at least {MIN_USERS})"
     return "; ".join(clauses)
 
 
@@ -179,10 +220,24 @@ def report_view(report: EvaluationReport) -> Group:
         legend += f" Choosing settings, before the fit: {choosing}."
     lines = [Text(title, style="bold"), _table(report), Text(legend, style="dim")]
     lines += [Text(warning, style="yellow") for warning in _warnings(report)]
+    if report.pair is not None:
+        lines += [Text("\nThe two stages as one system", style="bold"), pair_table(report.pair)]
+        lines.append(Text(PAIR_LEGEND, style="dim"))
+    for head, found in report.calibration.items():
+        lines.append(Text(describe_calibration(head, found)))
+    lines += protocol_card(report.protocol)
     sentence = verdict(report)
     if sentence:
         lines.append(Text(f"\n{sentence}", style="bold"))
     return Group(*lines)
+
+
+def protocol_card(protocol: str) -> list[Text]:
+    """What has to be said before figures may be compared with those of another table."""
+    title = Text(f"\nProtocol {protocol}", style="bold")
+    known = PROTOCOLS.get(protocol)
+    card = known.lines() if known else []
+    return [title, *(Text(f"{name}: {text}", style="dim") for name, text in card)] if card else []
 
 
 def _means(by_run: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -200,20 +255,18 @@ def _across_seeds(runs: Sequence[Mapping[str, Figure]]) -> dict[str, list[Figure
 
 def _paired(
     by_model: Mapping[str, Mapping[str, Sequence[Figure]]], resamples: Resamples
-) -> dict[str, dict[str, dict[str, Estimate]]]:
-    paired = {}
+) -> dict[str, dict[str, dict[str, Comparison]]]:
+    differences: dict[tuple[str, str, str], Difference] = {}
     for model, metric in CLAIMS:
         own = by_model.get(model, {}).get(metric)
-        if own is None:
-            continue
-        found = {
-            name: paired_difference(own, metrics[metric], resamples)
-            for name, metrics in by_model.items()
-            if name != model and metric in metrics
-        }
-        defined = {name: difference for name, difference in found.items() if difference}
-        if defined:
-            paired[model] = {metric: defined}
+        for name, metrics in by_model.items() if own else ():
+            if own and name != model and metric in metrics:
+                found = paired_difference(own, metrics[metric], resamples)
+                if found is not None:
+                    differences[model, metric, name] = found
+    paired: dict[str, dict[str, dict[str, Comparison]]] = {}
+    for (model, metric, name), comparison in compared(differences).items():
+        paired.setdefault(model, {}).setdefault(metric, {})[name] = comparison
     return paired
 
 
@@ -224,19 +277,21 @@ def _best(report: EvaluationReport, metric: str, names: Sequence[str]) -> list[s
     return [name for name, mean in means.items() if mean == best]
 
 
-def _clause(model: str, baseline: str, metric: str, difference: Estimate) -> str:
+def _clause(model: str, baseline: str, metric: str, difference: Comparison) -> str:
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     # Rounded: equal models may differ by the rounding of sums, and that is no win.
     ends = (difference.low, difference.mean, difference.high)
     low, mean, high = sorted(round(sign * x, 9) for x in ends)
-    if low > 0:
+    if difference.is_significant and mean > 0:
         return f"{model} beats {baseline} on {metric} by {_short(mean, low, high)}"
-    if high < 0:
+    if difference.is_significant and mean < 0:
         return f"{model} loses to {baseline} on {metric} by {_short(-mean, -high, -low)}"
     tie = f"{model} ties with {baseline} on {metric}"
+    clear = low > 0 or high < 0
+    among = f" (p {difference.p_holm:.2f} among all comparisons, Holm)" if clear else ""
     if mean < 0:
-        return f"{tie}, behind by {_short(-mean, -high, -low)}"
-    return f"{tie}, ahead by {_short(mean, low, high)}"
+        return f"{tie}, behind by {_short(-mean, -high, -low)}{among}"
+    return f"{tie}, ahead by {_short(mean, low, high)}{among}"
 
 
 def _short(mean: float, low: float, high: float) -> str:

@@ -12,11 +12,20 @@ from candidfeed.data.tables import Dataset
 from candidfeed.evaluation import cold_items
 from candidfeed.evaluation.baselines import fit_baselines, why_left_out
 from candidfeed.evaluation.bootstrap import Figure
+from candidfeed.evaluation.calibration import (
+    HeadCalibration,
+    measure_calibration,
+    user_segments,
+)
 from candidfeed.evaluation.list_metrics import evaluate_lists
+from candidfeed.evaluation.pair import Ranks, pair_figures
 from candidfeed.evaluation.ranking_metrics import RankingFigures, Scorer, evaluate_ranking
 from candidfeed.evaluation.rating_baselines import fit_rating_baselines
 from candidfeed.evaluation.rating_metrics import evaluate_likes, evaluate_ratings
+from candidfeed.evaluation.references import BoostedScorer, ranking_references, rating_references
 from candidfeed.evaluation.report import EvaluationReport, SeedRun, summarise
+from candidfeed.training.candidates import candidate_lists
+from candidfeed.training.held_out import ENGAGED, LIKED, MAX_LISTS, engagement_of, likes_of
 from candidfeed.training.scorers import RankEverything, TwoStageScorer, predict_ratings
 from candidfeed.training.stage_one import StageOneSettings
 from candidfeed.training.two_stage import (
@@ -60,6 +69,7 @@ def evaluate(
     n_seeds: int,
     settings: TwoStageSettings,
     max_users: int = MAX_TEST_USERS,
+    references: bool = False,
     report: Report = lambda _step: None,
 ) -> tuple[EvaluationReport, list[Evaluation]]:
     """Fit and measure everything once for each of the seeds `seed`, `seed` + 1, ….
@@ -68,6 +78,7 @@ def evaluate(
 
     Args:
         max_users: test users who are asked for; of more, this many are drawn.
+        references: also fit those of `evaluation.references`, whose packages are optional.
     """
     evaluations = []
     for each in range(seed, seed + n_seeds):
@@ -76,7 +87,13 @@ def evaluate(
         told = _prefixed(report, prefix)
         evaluations.append(
             evaluate_once(
-                dataset, split, settings=settings, seed=each, max_users=max_users, report=told
+                dataset,
+                split,
+                settings=settings,
+                seed=each,
+                max_users=max_users,
+                references=references,
+                report=told,
             )
         )
     summary = summarise(
@@ -114,7 +131,7 @@ def evaluate_retrieval(
             item_vectors=None,
         )
         asked = with_test_users(split, max_users)
-        measured = _measure(asked, deep, seed=each, report=told)
+        measured = _measure(asked, deep, {}, seed=each, report=told)
         runs.append(_seed_run(split, asked, measured))
         left_out = why_left_out(split)
     summary = summarise(
@@ -133,6 +150,7 @@ def evaluate_once(
     settings: TwoStageSettings,
     seed: int,
     max_users: int = MAX_TEST_USERS,
+    references: bool = False,
     report: Report = lambda _step: None,
 ) -> Evaluation:
     """Fit both stages and all baselines on the split's train part; measure them on its test part.
@@ -144,14 +162,22 @@ def evaluate_once(
     pair = fit_two_stage(dataset, split, settings=settings, seed=seed, report=report)
     asked = with_test_users(split, max_users)
     deep, left_out = _deep_models(pair, asked)
-    measured = _measure(asked, deep, seed=seed, report=report)
+    boosted = {}
+    if references:
+        report("fit references")
+        boosted = ranking_references(pair, seed=seed)
+    measured = _measure(asked, deep, boosted, seed=seed, report=report)
     figures = measured.figures
-    # Known items are never its candidates: with them kept there is nothing to measure.
-    own = figures["two-stage"]
-    figures["two-stage"] = {k: v for k, v in own.items() if not k.endswith(_SEEN)}
+    for name in ("two-stage", *boosted):
+        # Known items are never its candidates: with them kept there is nothing to measure.
+        own = figures[name]
+        figures[name] = {k: v for k, v in own.items() if not k.endswith(_SEEN)}
     if dataset.like_at is not None:
-        _add_rating_figures(dataset.like_at, pair, figures, measured.seconds, seed)
-    return Evaluation(_seed_run(split, asked, measured), pair, left_out | why_left_out(split))
+        _add_rating_figures(dataset.like_at, pair, measured, seed=seed, references=references)
+    both = pair_figures(Ranks.of(measured.ranked, pair.settings.n_candidates), split)
+    calibration = _calibration(dataset, pair, asked, seed)
+    run = replace(_seed_run(split, asked, measured), pair=both, calibration=calibration)
+    return Evaluation(run, pair, left_out | why_left_out(split))
 
 
 @dataclass(frozen=True)
@@ -185,11 +211,19 @@ class _Measured:
     chosen: dict[str, dict[str, object]]
 
 
-def _measure(split: Split, deep: _Deep, *, seed: int, report: Report) -> _Measured:
+def _measure(
+    split: Split,
+    deep: _Deep,
+    boosted: Mapping[str, tuple[BoostedScorer, float]],
+    *,
+    seed: int,
+    report: Report,
+) -> _Measured:
     """Fit the baselines, and ask all for the same rows."""
     scorers, seconds, chosen = dict(deep.scorers), dict(deep.seconds), dict(deep.chosen)
     report("fit baselines")
-    for name, (scorer, took) in fit_baselines(split, seed=seed).items():
+    fitted = {**fit_baselines(split, seed=seed), **boosted}
+    for name, (scorer, took) in fitted.items():
         scorers[name], seconds[name], chosen[name] = scorer, took, dict(scorer.settings)
     is_cold = split.protocol == cold_items.PROTOCOL
     if is_cold:
@@ -308,13 +342,29 @@ def _ranking_figures(
     return figures
 
 
+def _calibration(
+    dataset: Dataset, pair: TwoStage, asked: Split, seed: int
+) -> dict[str, HeadCalibration]:
+    """Of each head, on the candidates and the ratings of the test part."""
+    quotas, some = pair.settings.quotas, with_test_users(asked, MAX_LISTS)
+    assert quotas is not None
+    lists = candidate_lists(some, pair.sources, pair.features, dataset.like_at, quotas, seed=seed)
+    heads = {ENGAGED: engagement_of(pair.ranker, pair.states, lists)}
+    if dataset.like_at is not None and (rated := rated_rows(asked.test, dataset.like_at)):
+        heads[LIKED] = likes_of(pair.ranker, pair.states, rated, dataset.like_at)
+    segments, n_known = user_segments(dataset, asked), np.diff(asked.known.matrix.indptr)
+    found = {
+        name: measure_calibration(held, pair.calibration[name], segments, n_known)
+        for name, held in heads.items()
+    }
+    return {name: one for name, one in found.items() if one is not None}
+
+
 def _add_rating_figures(
-    like_at: float,
-    pair: TwoStage,
-    figures: dict[str, Figures],
-    seconds: dict[str, float],
-    seed: int,
+    like_at: float, pair: TwoStage, measured: _Measured, *, seed: int, references: bool
 ) -> None:
+    """Add what the ranker and the models beside it make of the ratings of test."""
+    figures, seconds = measured.figures, measured.seconds
     asked = rated_rows(pair.split.test, like_at)
     if asked is None or len(asked) == 0:
         return
@@ -329,3 +379,9 @@ def _add_rating_figures(
     for name, (model, took) in fit_rating_baselines(pair.split, seed=seed).items():
         figures[name] = dict(evaluate_ratings(user, rating, model.predict(user, asked.item)))
         seconds[name] = took
+    beside = rating_references(pair, asked, like_at, seed=seed) if references else {}
+    for name, found in beside.items():
+        squared = evaluate_ratings(user, rating, found.mean)
+        absolute = evaluate_ratings(user, rating, found.median)
+        figures[name] = {"rmse": squared["rmse"], "mse": squared["mse"], "mae": absolute["mae"]}
+        seconds[name], measured.chosen[name] = found.seconds, dict(found.settings)

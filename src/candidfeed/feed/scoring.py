@@ -20,7 +20,7 @@ _SHRINK_RATINGS = 5.0
 
 @dataclass(frozen=True)
 class Heads:
-    """What is predicted of each candidate, float64 [c] each.
+    """What is predicted of each candidate, calibrated, float64 [c] each.
 
     Attributes:
         p_engaged: probability that the user acts on it.
@@ -60,16 +60,21 @@ def tower_scores(served: Served, view: View, rows: Rows) -> Floats:
 
 def user_vector(served: Served, person: Person) -> Floats:
     """Stage one's side of the user, float32 [dim]."""
-    return served.tower(tower_inputs(person, served.settings, n_items=served.n_items))[0]
+    return served.tower(tower_inputs(person, served.settings, item_vectors=served.item_vectors))[0]
 
 
-def tower_inputs(person: Person, settings: FeedSettings, *, n_items: int) -> Arrays:
+def tower_inputs(person: Person, settings: FeedSettings, *, item_vectors: Floats) -> Arrays:
     """What the user tower reads, as a batch of one."""
-    return {
-        "history": person.past.padded(settings.tower_width, n_items=n_items).items,
+    n_items = len(item_vectors)
+    history = person.past.padded(settings.tower_width, n_items=n_items).items
+    inputs = {
+        "history": history,
         "feature_ids": person.bag.ids,
         "feature_weights": person.bag.weights,
     }
+    if settings.tower_reads_vectors:
+        inputs["history_vectors"] = item_vectors[np.minimum(history, n_items - 1)]
+    return inputs
 
 
 def user_state(space: RankerSpace, person: Person, *, width: int, now_s: float) -> UserState:
@@ -109,9 +114,10 @@ def ranked_heads(
     # What is not finite goes on as it is: it is ranked last, and counted.
     with np.errstate(over="ignore", invalid="ignore"):
         # No matrix products here: their last bits depend on a row's place.
+        calibrated = served.calibration
         return Heads(
-            p_engaged=1.0 / (1.0 + np.exp(-logit)),
-            p_like=(p_level * space.scale.liked).sum(axis=1),
+            p_engaged=calibrated["engaged"](1.0 / (1.0 + np.exp(-logit))),
+            p_like=calibrated["liked"]((p_level * space.scale.liked).sum(axis=1)),
             rating=(p_level * space.scale.levels).sum(axis=1),
         )
 

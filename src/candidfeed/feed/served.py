@@ -18,6 +18,7 @@ from candidfeed.data.histories import PaddedHistories, chronological
 from candidfeed.data.interactions import Interactions
 from candidfeed.data.vocabulary import UNKNOWN, Vocabulary
 from candidfeed.feed.exported import ExportedFunction
+from candidfeed.ranking.calibration import Calibrator
 from candidfeed.ranking.inputs import RankerSpace
 from candidfeed.retrieval.index.vector_index import VectorIndex
 
@@ -39,6 +40,8 @@ class FeedSettings:
         candidate_width: candidates that the ranker's function takes at once, at least
             n_candidates.
         tower_width, ranker_width: events of a history that the two functions take.
+        tower_reads_vectors: whether the tower's function takes the vectors of a history's items
+            beside their rows, instead of holding those of all items once more.
     """
 
     dataset: str
@@ -48,6 +51,7 @@ class FeedSettings:
     candidate_width: int
     tower_width: int
     ranker_width: int
+    tower_reads_vectors: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,7 @@ class Served:
         trending: items that most people touched lately, best first, int32 [at most n_items].
         space: what the ranker knows of items, ratings and time.
         ranker: candidates to logits and rating distributions.
+        calibration: of `engaged` and `liked`, from what the ranker says to how often it is so.
     """
 
     release_id: str
@@ -189,6 +194,7 @@ class Served:
     trending: Rows
     space: RankerSpace
     ranker: ExportedFunction
+    calibration: Mapping[str, Calibrator]
 
     @property
     def n_items(self) -> int:

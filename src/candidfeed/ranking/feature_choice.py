@@ -1,21 +1,19 @@
 """Which dense features the engagement head may read: decided on lists that it has not learned."""
 
-from typing import Any
+from collections.abc import Callable
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from candidfeed.ranking.engagement import HeadTraining
 from candidfeed.ranking.inputs import DENSE_FEATURES
-from candidfeed.ranking.ranker import EngagedHead, EngagedLoss
+from candidfeed.ranking.ranker import EngagedHead
 
 Floats = NDArray[np.float32]
 _CHOSEN_BY_K = 10
 _MIN_LISTS = 30
-_LEAST_GAIN_SE = 2.0
 _N_PARTS = 3
-# Keras takes a number here too, but is typed for text alone.
-_QUIET: dict[str, Any] = {"verbose": 0}
 
 READABLE = {
     "all": frozenset(DENSE_FEATURES),
@@ -32,25 +30,26 @@ def reads(name: str) -> Floats:
 
 
 def choose_features(
+    training: Callable[[EngagedHead], HeadTraining],
     dense: Floats,
     engaged: Floats,
+    user: NDArray[np.integer],
     *,
     n_epochs: int,
-    lists_per_batch: int,
-    learning_rate: float,
-    weight_decay: float,
+    least_gain_se: float,
     seed: int,
 ) -> str:
     """The name in READABLE whose head orders lists that it has not learned best (nDCG@10).
 
-    Each third of the lists is ordered by a head that learned the other two.
-
-    A richer set must be better by two standard errors of the paired difference: the held-out
-    lists are few, and the poorer set drifts less.
+    The lists of each third of the users are ordered by a head that learned the others'.
 
     Args:
+        training: of a new head on all the lists.
         dense: float32 [n, c, f].
         engaged: float32 [n, c]; 1, 0, or -1 where padded.
+        user: row of each list's user, int [n].
+        least_gain_se: by how many standard errors of the paired difference a richer set must be
+            better: the held-out lists are few.
     """
     if len(dense) < _MIN_LISTS:
         return "retrieval"
@@ -58,35 +57,20 @@ def choose_features(
     chosen, reached = "retrieval", list_ndcg(tower, engaged)
     # Before the layers are made: they draw their first weights, and what dropout drops, from it.
     keras.utils.set_random_seed(seed)
-    head = EngagedHead(width=32, dropout=0.3)
-    model = keras.Sequential([keras.Input(dense.shape[1:]), head])
-    head.scale.adapt(dense[engaged >= 0][None])
-    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay)
-    optimizer.build(model.trainable_variables)
-    model.compile(optimizer=optimizer, loss=EngagedLoss())
-    changing = [*model.variables, *optimizer.variables]
-    start = [keras.ops.convert_to_numpy(variable) for variable in changing]
-    order = np.random.default_rng(seed).permutation(len(dense))
+    trained = training(EngagedHead(width=32, dropout=0.3))
+    users, owner = np.unique(user, return_inverse=True)
+    third = np.random.default_rng(seed).permutation(len(users))[owner] % _N_PARTS
     for name in ("stage one", "all"):
         ndcg = np.empty(len(dense))
-        for third in range(_N_PARTS):
-            for variable, first in zip(changing, start, strict=True):
-                variable.assign(first)
-            head.reads.assign(reads(name))
-            keras.utils.set_random_seed(seed)
-            held = order[third::_N_PARTS]
-            learned = np.setdiff1d(order, held)
-            # Whole batches only: what is compiled once serves all.
-            learned = learned[: max(1, len(learned) // lists_per_batch) * lists_per_batch]
-            model.fit(
-                dense[learned], engaged[learned],
-                batch_size=lists_per_batch, epochs=n_epochs, **_QUIET,
-            )  # fmt: skip
-            ndcg[held] = list_ndcg(
-                model.predict(dense[held], batch_size=64, **_QUIET), engaged[held]
+        for each in range(_N_PARTS):
+            held, learned = third == each, third != each
+            trained.fit(
+                dense[learned], engaged[learned], reads=reads(name), n_epochs=n_epochs, seed=seed
             )
-        gain = ndcg - reached
-        if gain.mean() > _LEAST_GAIN_SE * gain.std() / np.sqrt(len(gain)):
+            ndcg[held] = list_ndcg(trained.logits(dense[held]), engaged[held])
+        gained = np.bincount(owner, weights=ndcg - reached)
+        # Users are drawn, not lists: those of one user hang together.
+        if gained.mean() > least_gain_se * gained.std() / np.sqrt(len(users)):
             chosen, reached = name, ndcg
     return chosen
 

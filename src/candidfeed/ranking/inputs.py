@@ -149,14 +149,14 @@ class RankerSpace:
         bins = np.searchsorted(self.time_edges, np.nan_to_num(time_s), side="right")
         return np.where(np.isnan(time_s), len(self.time_edges) + 1, bins).astype(np.int32)
 
-    @cached_property
-    def item_units(self) -> Floats:
-        """Weights of `item_bag` with which each item has length 1, float32 [n_items, width].
+    def item_units(self, rows: NDArray[np.integer]) -> Floats:
+        """Weights of `item_bag` with which each item has length 1, float32 [*rows.shape, width].
 
         An item without features has length 0.
         """
-        weights = self.item_bag.weights
-        norms = np.linalg.norm(weights, axis=1, keepdims=True)
+        # Of the rows asked for: a table of all would double what a release of millions takes.
+        weights = self.item_bag.weights[rows]
+        norms = np.sqrt(np.square(weights).sum(axis=-1, keepdims=True))
         return (weights / np.maximum(norms, 1e-6)).astype(np.float32)
 
 
@@ -302,12 +302,12 @@ def _affinity(
     """
     users, places = np.nonzero(weights)
     touched = state.history[users, places]
-    ids, units = space.item_bag.ids, space.item_units
-    shares = weights[users, places][:, None] * units[touched]
+    ids = space.item_bag.ids
+    shares = weights[users, places][:, None] * space.item_units(touched)
     at = users[:, None] * space.n_item_ids + ids[touched]
     shape = (len(item), space.n_item_ids)
     profile = np.bincount(at.ravel(), shares.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
-    found = profile[np.arange(len(item))[:, None, None], ids[item]] * units[item]
+    found = profile[np.arange(len(item))[:, None, None], ids[item]] * space.item_units(item)
     return found.sum(axis=-1).astype(np.float32)
 
 
@@ -355,7 +355,6 @@ def ranker_inputs(
         "own_tone": own_tone,
         "weight": real.astype(np.float32),
         "dense": dense,
-        "sampling_shift": np.zeros(len(items), np.float32),
     }
 
 

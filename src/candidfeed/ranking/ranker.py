@@ -224,6 +224,11 @@ class EngagedHead(keras.layers.Layer):
             x = self.drop(layer(x), training=training)
         return (self.wide(x0) + self.out(x))[..., 0]
 
+    def raise_logits(self, by: float) -> None:
+        """Add a constant to all logits: the odds are as much higher, the order stays."""
+        bias: Any = self.wide.bias
+        bias.assign(bias + by)
+
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "width": self.width, "dropout": self.dropout}
 
@@ -238,9 +243,7 @@ class Ranker(keras.Model):
     user's mean; 0 without one), `user_tone` float32 [b] (the user's mean minus all users'), `item`
     int32 [b, c], `item_feature_ids`/`_weights` [b, c, w], `time_bin` int32 [b, c], `in_history` and
     `own_tone` float32 [b, c] (the candidate's own event, where it is part of the history), `weight`
-    float32 [b, c] (0 where `item` is padding), `dense` float32 [b, c, f], `sampling_shift` float32
-    [b] (log of how much rarer the negatives of a training list are than they were; read in training
-    only).
+    float32 [b, c] (0 where `item` is padding), `dense` float32 [b, c, f].
 
     Outputs, a dict: `engaged` float32 [b, c], a logit; `rating` float32 [b, c, levels].
 
@@ -290,9 +293,6 @@ class Ranker(keras.Model):
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> dict[str, Tensor]:
         engaged = self.engaged(inputs["dense"], training=training)
-        if training:
-            # Lists are trained with a part of their negatives; see `sampling_shift`.
-            engaged = engaged + inputs["sampling_shift"][:, None]
         if self.trunk is None:
             shares = ops.convert_to_tensor(self.rating.shares, dtype="float32")
             return {"engaged": engaged, "rating": ops.zeros_like(engaged)[..., None] + shares}

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candidfeed.data.interactions import Interactions
+from candidfeed.ranking.engagement import HeadTraining
 from candidfeed.ranking.feature_choice import choose_features, reads
 from candidfeed.ranking.inputs import (
     DENSE_FEATURES,
@@ -17,7 +18,7 @@ from candidfeed.ranking.inputs import (
     nearest_level,
     ranker_inputs,
 )
-from candidfeed.ranking.ranker import EngagedLoss, Ranker, RatingLoss
+from candidfeed.ranking.ranker import EngagedHead, EngagedLoss, Ranker, RatingLoss
 
 Floats = NDArray[np.float32]
 Batch = tuple[dict[str, NDArray[np.generic]], dict[str, NDArray[np.generic]]]
@@ -36,10 +37,10 @@ class RankerSettings:
         members: taste models that are averaged.
         forget_user: share of the lists whose user is trained as an unknown one.
         l2: weight of the squared taste vectors, per row of the batch.
-        learning_rate: of AdamW; falls to a tenth along a cosine.
+        learning_rate: of Adam; for the taste trunk it falls to a tenth along a cosine.
         weight_decay: of the engagement head.
-        n_epochs: passes over ratings and candidate lists.
-        list_length: candidates (or rated rows) of one user in a batch.
+        n_epochs: passes over the ratings; over candidate lists at most, of many fewer.
+        list_length: rated rows of one user in a batch.
         lists_per_batch: users a step.
     """
 
@@ -86,77 +87,58 @@ class CandidateLists:
 
 @dataclass(frozen=True)
 class FittedRanker:
-    """A trained ranker, what it was trained with, and Keras' curves."""
+    """A trained ranker, what it was trained with, and Keras' curves of both trainings."""
 
     model: Ranker
     space: RankerSpace
     settings: RankerSettings
     curves: dict[str, list[float]]
+    engagement_curves: dict[str, list[float]]
 
 
 class RankerBatches(keras.utils.PyDataset):
-    """Batches of lists, half of them rated rows and half candidate lists, in an order of their own.
-
-    Each epoch deals a user's rated rows anew into lists, and draws anew which of the candidates
-    without feedback stand in a list; those with feedback always do, as far as they fit.
-    """
+    """Batches of rated rows, in lists of one user; each epoch deals them anew."""
 
     def __init__(
         self,
         space: RankerSpace,
         *,
-        rated: Interactions | None,
+        rated: Interactions,
         states: UserStates,
-        lists: CandidateLists | None,
         settings: RankerSettings,
         seed: int,
     ) -> None:
         super().__init__(workers=1, use_multiprocessing=False)
-        self.space, self.states, self.lists, self.settings = space, states, lists, settings
-        self.rated = rated if rated is not None and len(rated) else None
-        self.n_users = len(states)
+        self.space, self.states, self.settings = space, states, settings
+        self.rated, self.n_users = rated, len(states)
         self.rng = np.random.default_rng(seed)
         self.on_epoch_end()
 
     def __len__(self) -> int:
-        return len(self.order)
+        return -(-len(self.dealt) // self.settings.lists_per_batch)
 
     def on_epoch_end(self) -> None:
-        b = self.settings.lists_per_batch
-        self.rated_lists = self._deal() if self.rated else np.empty((0, 0), np.int64)
-        n_rated = -(-len(self.rated_lists) // b)
-        n_candidate = -(-len(self.lists) // b) if self.lists else 0
-        self.rated_order = np.resize(self.rng.permutation(len(self.rated_lists)), n_rated * b)
-        n_lists = len(self.lists) if self.lists else 0
-        self.list_order = np.resize(self.rng.permutation(n_lists), n_candidate * b)
-        kinds = np.repeat([True, False], [n_rated, n_candidate])
-        places = np.concatenate([np.arange(n_rated), np.arange(n_candidate)])
-        shuffle = self.rng.permutation(len(kinds))
-        self.order = list(zip(kinds[shuffle], places[shuffle], strict=True))
+        self.dealt = self._deal()
+        order = self.rng.permutation(len(self.dealt))
+        self.order = np.resize(order, len(self) * self.settings.lists_per_batch)
 
     def __getitem__(self, step: int) -> Batch:
-        is_rated, place = self.order[step]
         b = self.settings.lists_per_batch
-        part = slice(place * b, (place + 1) * b)
-        if is_rated:
-            return self._rated_batch(self.rated_lists[self.rated_order[part]])
-        return self._candidate_batch(self.list_order[part])
+        return self._batch(self.dealt[self.order[step * b : (step + 1) * b]])
 
     def asked(self, step: int) -> tuple[NDArray[np.int64], dict[str, NDArray[np.generic]]]:
         """Rows of `rated` in a batch, int64 [lists, list_length] (-1 is padding), and its inputs.
 
         The steps cover every row; some may come twice.
         """
-        assert self.rated is not None
         b = self.settings.lists_per_batch
-        dealt = self.rated_lists[np.arange(step * b, (step + 1) * b) % len(self.rated_lists)]
-        inputs = self._rated_batch(dealt)[0]
+        dealt = self.dealt[np.arange(step * b, (step + 1) * b) % len(self.dealt)]
+        inputs = self._batch(dealt)[0]
         inputs["user"] = self.rated.user[np.maximum(dealt[:, 0], 0)]
         return dealt, inputs
 
     def _deal(self) -> NDArray[np.int64]:
         """Rows of `rated` in lists of one user, int64 [n_lists, list_length], padded with -1."""
-        assert self.rated is not None
         c = self.settings.list_length
         order = np.lexsort((self.rng.random(len(self.rated)), self.rated.user))
         user = self.rated.user[order]
@@ -170,8 +152,7 @@ class RankerBatches(keras.utils.PyDataset):
         dealt[row, within // lists_of_user[user]] = order
         return dealt
 
-    def _rated_batch(self, dealt: NDArray[np.int64]) -> Batch:
-        assert self.rated is not None
+    def _batch(self, dealt: NDArray[np.int64]) -> Batch:
         real, rows = dealt >= 0, np.maximum(dealt, 0)
         items = np.where(real, self.rated.item[rows], self.space.n_items).astype(np.int32)
         state = self.states.take(self.rated.user[rows[:, 0]])
@@ -187,26 +168,6 @@ class RankerBatches(keras.utils.PyDataset):
         inputs["user"] = np.where(unknown, self.n_users, state.row).astype(np.int32)
         return inputs, labels
 
-    def _candidate_batch(self, rows: NDArray[np.integer]) -> Batch:
-        assert self.lists is not None
-        c = self.settings.list_length
-        engaged = self.lists.engaged[rows]
-        draw = self.rng.random(engaged.shape) + np.where(engaged > 0, -1.0, 0.0) + (engaged < 0)
-        picked = np.argsort(draw, axis=1)[:, :c]
-        at = np.arange(len(rows))[:, None]
-        items, dense = self.lists.items[rows][at, picked], self.lists.dense[rows][at, picked]
-        # Candidates teach engagement only, from `dense`: the taste trunk learns nothing from them.
-        inputs = ranker_inputs(self.space, self.states.take(self.lists.user[rows]), items, dense)
-        inputs["weight"] = np.zeros_like(inputs["weight"])
-        n_before, n_drawn = ((part == 0).sum(axis=1) for part in (engaged, engaged[at, picked]))
-        inputs["sampling_shift"] = np.log(np.maximum(n_before, 1) / np.maximum(n_drawn, 1)).astype(
-            np.float32
-        )
-        return inputs, {
-            "engaged": engaged[at, picked],
-            "rating": np.full(items.shape, NO_LABEL, np.int32),
-        }
-
 
 def fit_ranker(
     space: RankerSpace,
@@ -218,22 +179,21 @@ def fit_ranker(
     lists: CandidateLists | None,
     settings: RankerSettings,
     seed: int,
+    log_more_hits: float = 0.0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> FittedRanker:
-    """Train both heads.
+    """Train both heads, one after the other: they share no weight.
 
     Args:
         rated: events with a rating; None where the log has none.
         states: of all users, as the rated rows' users are known.
         lists: candidates with feedback; None or none at all trains the rating head alone.
+        log_more_hits: log of how many more hits than one of these a list will hold when asked.
+        callbacks: of the training on rated rows.
 
     Where there is neither, both heads stay as they begin: every candidate is equal.
     """
-    lists = lists or None
     keras.utils.set_random_seed(seed)
-    batches = RankerBatches(
-        space, rated=rated, states=states, lists=lists, settings=settings, seed=seed
-    )
     sizes = {
         "n_users": n_users,
         "n_items": space.n_items,
@@ -252,25 +212,51 @@ def fit_ranker(
     model.build(_input_shapes(space, states, settings))
     if model.trunk is not None:
         model.trunk.set_items(space.item_bag)
-    if lists is not None:
-        model.engaged.scale.adapt(lists.dense[lists.engaged >= 0][None])
-        model.engaged.reads.assign(reads(settings.features))
-    steps = max(1, len(batches)) * settings.n_epochs
+    curves, engagement_curves = {}, {}
+    # The head first: every step of the trunk's moves the state of what dropout draws.
+    if lists:
+        training = head_training(model.engaged, lists, settings)
+        engagement_curves = training.fit(
+            lists.dense, lists.engaged, reads=reads(settings.features),
+            n_epochs=settings.n_epochs, seed=seed,
+        )  # fmt: skip
+        model.engaged.raise_logits(log_more_hits)
+    if model.trunk is not None and rated is not None and len(rated):
+        batches = RankerBatches(space, rated=rated, states=states, settings=settings, seed=seed)
+        curves = _fit_trunk(model, batches, settings, callbacks)
+    return FittedRanker(model, space, settings, curves, engagement_curves)
+
+
+def _fit_trunk(
+    model: Ranker,
+    batches: RankerBatches,
+    settings: RankerSettings,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> dict[str, list[float]]:
+    steps = len(batches) * settings.n_epochs
     rate: Any = keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps, alpha=0.1)
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
-    if model.trunk is not None:
-        # It has its own regularisation, by row.
-        optimizer.exclude_from_weight_decay(var_list=model.trunk.trainable_variables)
+    # The batches label no engagement: its head gets no gradient, and stays as it is.
     model.compile(
-        optimizer=optimizer,
+        optimizer=keras.optimizers.Adam(rate),
         loss={"engaged": EngagedLoss(), "rating": RatingLoss()},
     )
-    if len(batches) == 0:
-        return FittedRanker(model, space, settings, {})
     fitted = model.fit(
         batches, epochs=settings.n_epochs, shuffle=False, callbacks=list(callbacks), **_QUIET
     )
-    return FittedRanker(model, space, settings, fitted.history)
+    return fitted.history
+
+
+def head_training(
+    head: EngagedHead, lists: CandidateLists, settings: RankerSettings
+) -> HeadTraining:
+    return HeadTraining(
+        head,
+        lists.dense,
+        lists.engaged,
+        lists_per_batch=settings.lists_per_batch,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+    )
 
 
 def _input_shapes(
@@ -283,16 +269,20 @@ def _input_shapes(
 
 
 def with_chosen_features(
-    lists: CandidateLists, settings: RankerSettings, *, seed: int
+    lists: CandidateLists, settings: RankerSettings, *, least_gain_se: float, seed: int
 ) -> RankerSettings:
-    """The settings with the features that order a held-out third of the lists best."""
+    """The settings with the features that order a held-out third of the users' lists best.
+
+    Args:
+        least_gain_se: by how many standard errors a richer set must be better.
+    """
     name = choose_features(
+        lambda head: head_training(head, lists, settings),
         lists.dense,
         lists.engaged,
+        lists.user,
         n_epochs=settings.n_epochs,
-        lists_per_batch=settings.lists_per_batch,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
+        least_gain_se=least_gain_se,
         seed=seed,
     )
     return replace(settings, features=name)

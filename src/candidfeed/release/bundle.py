@@ -11,6 +11,7 @@
     index.*                 of a large catalogue: the item vectors and their lists, mapped into
                             memory (`retrieval/index/files.py`); a small one has its vectors above
     report.json             how good it is, beside the baselines; written by the build
+    figures.parquet         the same user by user, for `candidfeed compare`; written by the build
 
 Nothing here runs code that a file brings: no pickle, and every file's hash is checked first.
 """
@@ -33,6 +34,7 @@ from candidfeed.data.vocabulary import Vocabulary
 from candidfeed.errors import ReleaseError
 from candidfeed.feed.exported import ExportedFunction
 from candidfeed.feed.served import FeedSettings, Neighbours, Pasts, Served
+from candidfeed.ranking.calibration import Calibrator
 from candidfeed.ranking.inputs import ItemStatistics, RankerSpace, RatingScale
 from candidfeed.release.storage import FileContent, read_directory
 from candidfeed.retrieval.index.files import files_of, open_checked
@@ -41,6 +43,12 @@ from candidfeed.retrieval.index.vector_index import VectorIndex
 
 REPORT = "report.json"
 _FUNCTIONS = ("tower", "ranker")
+# As safetensors names them.
+_DTYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32,
+    "I16": np.int16, "I8": np.int8, "U64": np.uint64, "U32": np.uint32, "U16": np.uint16,
+    "U8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
 
 Arrays = dict[str, NDArray[Any]]
 _Struct = TypeVar("_Struct")
@@ -55,6 +63,7 @@ def encode(served: Served) -> dict[str, FileContent]:
         "mean_rating": space.scale.mean,
         "n_item_ids": space.n_item_ids,
         "index": asdict(served.index.report),
+        "calibration": {name: one.to_json() for name, one in served.calibration.items()},
     }
     arrays = {
         **_flat("user_bag", served.user_bag),
@@ -146,6 +155,9 @@ def _decode(folder: Path, *, release_id: str) -> Served:
         space=space,
         tower=_function(folder, "tower"),
         ranker=_function(folder, "ranker"),
+        calibration={
+            name: Calibrator.from_json(one) for name, one in config["calibration"].items()
+        },
     )
 
 
@@ -190,7 +202,21 @@ def _tensors(arrays: Arrays) -> bytes:
 
 
 def _load(path: Path) -> Arrays:
-    return safetensors.numpy.load_file(path)
+    """The tensors of a file, mapped into memory: what is never read takes none of it.
+
+    Raises:
+        ValueError: the file is no safetensors file.
+    """
+    content = np.memmap(path, np.uint8, mode="r")
+    n_header = int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8 : 8 + n_header].tobytes())
+    header.pop("__metadata__", None)
+    arrays = {}
+    for name, about in header.items():
+        begin, end = (8 + n_header + offset for offset in about["data_offsets"])
+        dtype = _DTYPES[about["dtype"]]
+        arrays[name] = np.asarray(content[begin:end].view(dtype)).reshape(about["shape"])
+    return arrays
 
 
 def _parquet(table: pl.DataFrame) -> bytes:

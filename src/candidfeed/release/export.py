@@ -27,6 +27,7 @@ from candidfeed.retrieval.index.vector_index import (
     IndexSettings,
     VectorIndex,
 )
+from candidfeed.retrieval.large.training import FittedLarge
 from candidfeed.retrieval.neighbours import Ease
 from candidfeed.retrieval.training import MAX_HISTORY as MAX_TOWER_HISTORY
 from candidfeed.training.candidates import Neighbour
@@ -66,7 +67,7 @@ def export_pair(
         tower=export_function(
             pair.tower.model,
             pair.tower.model.user_vectors,
-            tower_inputs(anyone, settings, n_items=space.n_items),
+            tower_inputs(anyone, settings, item_vectors=item_vectors),
         ),
         neighbours=_neighbours(pair.sources.neighbour, n_items=space.n_items),
         trending=pair.sources.trending[:MAX_TRENDING],
@@ -76,6 +77,7 @@ def export_pair(
             lambda inputs: pair.ranker.model(inputs, training=False),
             _ranker_example(space, anyone, settings),
         ),
+        calibration=pair.calibration,
     )
     if len(item_vectors) < index_settings.exact_below:
         return served
@@ -153,6 +155,8 @@ def _settings(dataset: Dataset, pair: TwoStage, pasts: Pasts) -> FeedSettings:
         candidate_width=_rounded_up(n_candidates),
         tower_width=_rounded_up(min(longest, MAX_TOWER_HISTORY)),
         ranker_width=_rounded_up(min(longest, MAX_RANKER_HISTORY)),
+        # A user of the history tower is made of items' vectors; another tower's of its own tables.
+        tower_reads_vectors=isinstance(pair.tower, FittedLarge),
     )
 
 

@@ -19,6 +19,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ from candidfeed.release.manifest import (
 FileContent: TypeAlias = bytes | Callable[[Path], None]
 
 _UNFINISHED = ".candidfeed-unfinished-"
+_TRAINING = ".candidfeed-training"
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,29 @@ def read_directory(target: Path) -> OpenedDirectory:
         raise ReleaseError(f"{place}: can't be read: {error.strerror or error}") from error
 
 
+@contextmanager
+def training_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder inside a release's, for what a build that is killed would lose.
+
+    It is there again for the next build, and removed when the block ends without an error: then the
+    release is whole. With an error it stays, unless nothing was put into it.
+
+    Raises:
+        ReleaseError: another build is at work in there, or the folder can't be made.
+    """
+    folder = target / _TRAINING
+    with _new_folders(target):
+        with _reported(target, "making a folder for the training"):
+            folder.mkdir(exist_ok=True)
+        try:
+            with _only_builder(folder):
+                yield folder
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            with suppress(OSError):
+                folder.rmdir()
+
+
 # Before a build: is the folder ours to write to?
 
 
@@ -147,6 +172,8 @@ def refuse_foreign_folder(target: Path) -> None:
 def _is_ours(path: Path) -> bool:
     if path.name == POINTER and path.is_file():
         return path.read_bytes().startswith(b"candidfeed ")
+    if path.name == _TRAINING:
+        return path.is_dir()
     return _is_leftover(path) or _is_generation(path)
 
 
@@ -351,8 +378,10 @@ def _check_files(folder: Path, entries: Mapping[str, FileEntry]) -> None:
     for name, entry in entries.items():
         path = _plain_file(folder / name)
         _compare(path, "size in bytes", entry.size, path.stat().st_size)
-    for name, entry in entries.items():
-        _compare(folder / name, "sha256", entry.sha256, _sha256(folder / name))
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(_sha256, [folder / name for name in entries])
+        for (name, entry), digest in zip(entries.items(), digests, strict=True):
+            _compare(folder / name, "sha256", entry.sha256, digest)
 
 
 def _plain_file(path: Path) -> Path:

@@ -20,6 +20,7 @@ _STEPS = 12
 # Of the right side: what a solution by steps may leave over.
 _LEFT_OVER = 3e-3
 _TINY = np.float32(1e-30)
+_ROWS_AT_ONCE = 65_536
 
 Floats = NDArray[np.float32]
 
@@ -65,14 +66,31 @@ def factorise(
     """
     by_item = matrix.T.tocsr()
     if start is None:
-        spread = 0.1 / np.sqrt(settings.dim)
-        start = rng.standard_normal((len(by_item.indptr) - 1, settings.dim)) * spread
+        start = _random_rows(len(by_item.indptr) - 1, settings.dim, rng)
     items = np.asarray(start, np.float32)
     with side_by_side() as pool:
         for _ in range(settings.n_iterations):
             users = _fold_in(pool, matrix, items, settings)
             items = _fold_in(pool, by_item, users, settings)
     return items
+
+
+def _random_rows(n: int, dim: int, rng: np.random.Generator) -> Floats:
+    """Small normal numbers, float32 [n, dim]; drawn in parts, for all as doubles take more."""
+    rows = np.empty((n, dim), np.float32)
+    for start in range(0, n, _ROWS_AT_ONCE):
+        part = rows[start : start + _ROWS_AT_ONCE]
+        part[:] = rng.standard_normal(part.shape) * (0.1 / np.sqrt(dim))
+    return rows
+
+
+def gram_of(vectors: Floats) -> NDArray[np.float64]:
+    """Inner products of the columns, in doubles, [dim, dim]; a part of the rows at a time."""
+    parts = (
+        vectors[start : start + _ROWS_AT_ONCE].astype(np.float64)
+        for start in range(0, max(1, len(vectors)), _ROWS_AT_ONCE)
+    )
+    return sum((part.T @ part for part in parts), np.zeros((vectors.shape[1],) * 2))
 
 
 def fold_in(
@@ -129,7 +147,7 @@ def _fold_in(
         else:
             solved[rows] = _solve_primal(own, penalty)
 
-    gram = settings.unseen_weight * (vectors.T.astype(np.float64) @ vectors)
+    gram = settings.unseen_weight * gram_of(vectors)
     # In the basis of the Gram matrix' eigenvectors, what all rows share is diagonal.
     eigenvalues, eigenvectors = np.linalg.eigh(gram)
     spectrum = np.maximum(eigenvalues, 0).astype(np.float32)

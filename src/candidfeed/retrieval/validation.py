@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from candidfeed.data.interactions import Interactions
+from candidfeed.retrieval.factorise import side_by_side
 
 NDCG_K = 50
 TOP_K = 100
@@ -15,6 +17,9 @@ _MAX_USERS = 2_500
 # Above this many scores fewer users are asked for: a choice takes some thirty looks.
 _MAX_PAIRS = 40_000_000
 _USERS_AT_ONCE = 256
+# Of products with many items: 16 MiB of scores at once.
+_ITEMS_AT_ONCE, _USERS_OF_BLOCK = 65_536, 64
+_ROUNDING = np.float32(1e-6)
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.integer]
@@ -84,6 +89,68 @@ def rank(scores: Scores, asked: Asked) -> Ranked:
         n_targets += counts.sum()
     at_least_one = max(1, n_targets)
     return Ranked(ndcg / max(1, n_users), top / at_least_one, top_seen / at_least_one)
+
+
+def ndcg_of_vectors(
+    users: Floats, items: Floats, *, known: sp.csr_matrix, target: sp.csr_matrix
+) -> float:
+    """nDCG@NDCG_K of inner products, as `rank` gives it, however many items there are.
+
+    No row of scores is ever held: the items above each target are counted a block at a time.
+
+    Args:
+        users: float32 [b, dim].
+        items: float32 [n_items, dim].
+        known, target: of these users, CSR [b, n_items].
+    """
+    wanted = sp.coo_matrix(target - target.multiply(known))
+    wanted.eliminate_zeros()
+    order = np.lexsort((wanted.col, wanted.row))
+    user, item = wanted.row[order], wanted.col[order]
+    if not len(user):
+        return 0.0
+    own, wanted_items = users[user], items[item]
+    score = np.einsum("nd,nd->n", own, wanted_items)
+    # A product of matrices rounds in another way: a target must not stand below itself.
+    lengths = np.linalg.norm(own, axis=1) * np.linalg.norm(wanted_items, axis=1)
+    score += _ROUNDING * lengths
+    starts = np.searchsorted(user, np.arange(len(users) + 1))
+    place = _n_above(users, items, score, starts) - _n_known_above(
+        users, items, known, score, starts
+    )
+    is_asked = np.diff(starts) > 0
+    gained = _gains(user, place, len(users))[is_asked] / _ideal_gains(np.diff(starts)[is_asked])
+    return float(gained.mean())
+
+
+def _n_above(users: Floats, items: Floats, score: Floats, starts: Rows) -> NDArray[np.int64]:
+    """How many items score higher for its user than each target; user u has starts[u:u + 2]."""
+
+    def count(first: int) -> NDArray[np.int64]:
+        block = items[first : first + _ITEMS_AT_ONCE].T
+        found = np.zeros(len(score), np.int64)
+        for start in range(0, len(users), _USERS_OF_BLOCK):
+            scores = users[start : start + _USERS_OF_BLOCK] @ block
+            for user, row in enumerate(scores, start):
+                for one in range(starts[user], starts[user + 1]):
+                    found[one] = np.count_nonzero(row > score[one])
+        return found
+
+    with side_by_side() as pool:
+        counts = list(pool.map(count, range(0, len(items), _ITEMS_AT_ONCE)))
+    return np.sum(counts, axis=0)
+
+
+def _n_known_above(
+    users: Floats, items: Floats, known: sp.csr_matrix, score: Floats, starts: Rows
+) -> NDArray[np.int64]:
+    """The same among the items that the user is known to have touched."""
+    found = np.zeros(len(score), np.int64)
+    for user in np.flatnonzero(np.diff(starts)):
+        touched = items[known.indices[known.indptr[user] : known.indptr[user + 1]]] @ users[user]
+        own = slice(starts[user], starts[user + 1])
+        found[own] = np.count_nonzero(touched > score[own, None], axis=1)
+    return found
 
 
 def _places(

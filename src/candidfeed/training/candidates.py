@@ -24,10 +24,16 @@ from candidfeed.training.side_features import SideFeatures
 _MIXES = ((1.0, 0.0, 0.0), (0.9, 0.1, 0.0), (0.8, 0.15, 0.05), (0.6, 0.3, 0.1))
 # Of the time from the first event of train to its last, the part in which trends are counted.
 _TREND_SHARE = 0.1
-# More lists teach the ranker next to nothing and cost memory: one holds 26 kB.
-_MAX_LISTS = 10_000
+# More lists teach the ranker next to nothing and cost memory, one holds 26 kB, and a score of every
+# item each.
+MAX_LISTS = 10_000
+_MAX_LIST_SCORES = 4_000_000_000
+# Item-kNN keeps 200 neighbours an item; above this many items they need more than 0.3 GiB.
+MAX_KNN_ITEMS = 200_000
+_NEIGHBOURS = {"k": 200, "shrink": 10.0}
 _MAX_CHOOSING_USERS = 1_000
-_SCORES_AT_ONCE = 2**24
+_SCORES_AT_ONCE = 2**26
+_USERS_OF_SLICE = 32
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
@@ -85,7 +91,7 @@ class Sources:
         """Tower and neighbour scores, float32 [len(users), n_items] both; 0 without neighbours."""
         tower = self.tower.scores(users)
         if self.neighbour is None:
-            return tower, np.zeros_like(tower)
+            return tower, np.broadcast_to(np.float32(0), tower.shape)
         return tower, self.neighbour.scores(users)
 
     def propose(self, users: NDArray[np.int32], quotas: Quotas) -> Candidates:
@@ -135,7 +141,18 @@ class Sources:
     @property
     def users_at_once(self) -> int:
         """Users whose scores of all items are held at once."""
-        return max(1, min(256, _SCORES_AT_ONCE // self.n_items))
+        n = max(1, min(256, _SCORES_AT_ONCE // self.n_items))
+        # The scorers fill slices of so many: part of one costs as much as the whole.
+        return max(1, n // _USERS_OF_SLICE) * _USERS_OF_SLICE if n > _USERS_OF_SLICE // 2 else n
+
+
+def neighbour_model(split: Split, l2: float | None) -> Neighbour | None:
+    """EASE with this l2; without one item-kNN, or in a very large catalogue nothing."""
+    if l2 is not None:
+        return Ease.fit(split.train, known=split.known, l2=l2)
+    if len(split.items) > MAX_KNN_ITEMS:
+        return None
+    return ItemKnn.fit(split.train, known=split.known, **_NEIGHBOURS)
 
 
 def trending_of(train: Interactions) -> Rows:
@@ -152,7 +169,8 @@ def all_from_tower(n: int) -> dict[str, int]:
 def choose_quotas(sources: Sources, asked: Asked, n: int) -> dict[str, int]:
     """The quotas with which n candidates hold most of what users did next; the tower's in a tie."""
     n = min(n, sources.n_items)
-    users = asked.users[:_MAX_CHOOSING_USERS]
+    n_users = min(_MAX_CHOOSING_USERS, max(1, _MAX_LIST_SCORES // sources.n_items // len(_MIXES)))
+    users = asked.users[:n_users]
     best, most = all_from_tower(n), -1
     if n == sources.n_items:
         return best
@@ -186,8 +204,9 @@ def candidate_lists(
     space = RankerSpace.fit(split.train, features.item_bag, features.item_map.n_ids, like_at)
     states = UserStates.of(split.known, features.user_bag, space.scale)
     users = np.unique(split.test.user).astype(np.int32)
-    if len(users) > _MAX_LISTS:
-        users = np.sort(np.random.default_rng(seed).choice(users, _MAX_LISTS, replace=False))
+    n_lists = min(MAX_LISTS, max(1, _MAX_LIST_SCORES // sources.n_items))
+    if len(users) > n_lists:
+        users = np.sort(np.random.default_rng(seed).choice(users, n_lists, replace=False))
     target, parts = split.test.matrix, []
     for part in _parts(users, sources.users_at_once):
         found = sources.propose(part, quotas)
@@ -207,15 +226,18 @@ def dense_of(space: RankerSpace, states: UserState, found: Candidates) -> Floats
 def best_unseen(scores: Floats, known: sp.csr_matrix, users: NDArray[np.int32], n: int) -> Rows:
     """The n best items of each row that its user has not touched, int32 [b, n], best first.
 
-    Where fewer are left the rest is padding (n_items).
+    Where fewer are left the rest is padding (n_items). `scores` is as before in the end.
     """
     n_items = scores.shape[1]
-    open_scores = scores.copy()
-    seen = known[users].tocoo()
-    open_scores[seen.row, seen.col] = -np.inf
-    best = best_columns(open_scores, n)
-    at = np.arange(len(users))[:, None]
-    return np.where(np.isfinite(open_scores[at, best]), best, n_items).astype(np.int32)
+    touched = known[users].tocoo()
+    seen = touched.row, touched.col
+    # In place: a copy of a million columns takes longer than to find the best of them.
+    kept = scores[seen]
+    scores[seen] = -np.inf
+    best = best_columns(scores, n)
+    is_open = np.isfinite(scores[np.arange(len(users))[:, None], best])
+    scores[seen] = kept
+    return np.where(is_open, best, n_items).astype(np.int32)
 
 
 def touched_by(touched: sp.csr_matrix, users: NDArray[np.int32], items: Rows) -> NDArray[np.bool_]:

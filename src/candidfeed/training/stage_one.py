@@ -8,6 +8,7 @@ import numpy as np
 
 from candidfeed.data.interactions import Interactions
 from candidfeed.data.splits import Split, inner_split
+from candidfeed.retrieval.large.resume import Resume
 from candidfeed.retrieval.large.training import FittedLarge, LargeScorer, LargeSettings, fit_large
 from candidfeed.retrieval.training import (
     FittedTower,
@@ -40,11 +41,14 @@ class StageOneSettings:
         large: of the history tower.
         is_large: whether the history tower is taken; by the catalogue's size and a validation part
             where None.
+        resume: where the history tower's training goes on when it was killed; what it ends with
+            does not depend on it.
     """
 
     tower: TowerSettings = field(default_factory=TowerSettings)
     large: LargeSettings = field(default_factory=LargeSettings)
     is_large: bool | None = None
+    resume: Resume | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ def fit_stage_one(
     }
     if settings.is_large:
         return fit_large(
-            train, **known, settings=settings.large, seed=seed, validation=asked, report=report
-        )
+            train, **known, settings=settings.large, seed=seed, validation=asked, report=report,
+            resume=settings.resume,
+        )  # fmt: skip
     return fit_tower(train, **known, settings=settings.tower, seed=seed, validation=asked)

@@ -13,6 +13,7 @@ import numpy as np
 from candidfeed.data.interactions import Interactions
 from candidfeed.data.splits import Split
 from candidfeed.data.tables import Dataset
+from candidfeed.ranking.calibration import Calibrator
 from candidfeed.ranking.inputs import RankerSpace, UserStates
 from candidfeed.ranking.training import (
     CandidateLists,
@@ -22,13 +23,30 @@ from candidfeed.ranking.training import (
     with_chosen_features,
 )
 from candidfeed.retrieval.closed_forms import MAX_NEIGHBOUR_ITEMS
-from candidfeed.retrieval.neighbours import Ease, ItemKnn
+from candidfeed.retrieval.neighbours import Ease
 from candidfeed.retrieval.validation import rank
 from candidfeed.training.candidates import (
     Neighbour,
     Sources,
     candidate_lists,
     choose_quotas,
+    neighbour_model,
+)
+from candidfeed.training.held_out import (
+    ENGAGED,
+    LIKED,
+    HeldOut,
+    calibrators,
+    engagement_of,
+    likes_of,
+    likes_of_history,
+    of_inner_cut,
+)
+from candidfeed.training.out_of_fold import (
+    least_gain_se,
+    log_more_hits,
+    may_fold,
+    out_of_fold_lists,
 )
 from candidfeed.training.side_features import SideFeatures, side_features
 from candidfeed.training.stage_one import (
@@ -40,10 +58,7 @@ from candidfeed.training.stage_one import (
     fit_stage_one,
 )
 
-# Item-kNN keeps 200 neighbours an item; above this many items they need more than 0.3 GiB.
-MAX_KNN_ITEMS = 200_000
 _EASE_L2 = (100.0, 300.0, 1000.0)
-_NEIGHBOURS = {"k": 200, "shrink": 10.0}
 
 Report = Callable[[str], None]
 
@@ -88,6 +103,8 @@ class TwoStage:
     Attributes:
         states: of all users, as known (train and history) when asked.
         lists: the candidates that the ranker learned engagement from.
+        log_more_hits: log of how many more hits a list holds when asked than those.
+        calibration: by head, fitted on rows that the ranker did not learn from.
         seconds: wall time by step.
     """
 
@@ -99,6 +116,8 @@ class TwoStage:
     ranker: FittedRanker
     states: UserStates
     lists: CandidateLists
+    log_more_hits: float
+    calibration: Mapping[str, Calibrator]
     seconds: dict[str, float]
 
 
@@ -126,17 +145,31 @@ def fit_two_stage(
     clock.start("candidates for the ranker")
     inner = chosen.inner
     sources = Sources.of(
-        chosen.tried().scorer(inner.known), _neighbour(inner, neighbour_settings), inner
+        chosen.tried().scorer(inner.known), neighbour_model(inner, neighbour_settings), inner
     )
     quotas = settings.quotas or choose_quotas(sources, chosen.asked, settings.n_candidates)
-    lists = candidate_lists(inner, sources, features, dataset.like_at, quotas, seed=seed)
+    inner_lists = candidate_lists(inner, sources, features, dataset.like_at, quotas, seed=seed)
+    lists = inner_lists
+    if may_fold(split, chosen.settings):
+        lists = out_of_fold_lists(
+            split, features, chosen, dataset.like_at, quotas,
+            neighbour_l2=neighbour_settings, seed=seed,
+        )  # fmt: skip
     clock.start("choose ranker features")
-    ranker_settings = with_chosen_features(lists, settings.ranker, seed=seed)
+    at_least = least_gain_se(split, chosen.settings)
+    ranker_settings = with_chosen_features(
+        lists, settings.ranker, least_gain_se=at_least, seed=seed
+    )
     settings = replace(settings, stage_one=chosen.settings, ranker=ranker_settings, quotas=quotas)
-    return _fit_on_train(
+    pair = _fit_on_train(
         dataset, split, features, lists, clock, settings=settings,
+        log_more_hits=log_more_hits(inner_lists, lists),
         neighbour_settings=neighbour_settings, curves=chosen.curves, seed=seed,
     )  # fmt: skip
+    clock.start("calibrate")
+    held = _held_out(pair, inner, inner_lists, dataset.like_at, seed=seed)
+    clock.stop()
+    return replace(pair, calibration=calibrators(held))
 
 
 def fit_retrieval(
@@ -173,7 +206,7 @@ def refit_on_all(
     """The pair for a release: the same settings, fitted on every positive event.
 
     The ranker learns from the lists that it had and from those that `pair`, which has not seen
-    the test part, proposes for it.
+    the test part, proposes for it. What `pair` says of the test part calibrates it.
     """
     clock = _Clock(report)
     clock.start("candidates for the ranker")
@@ -181,16 +214,24 @@ def refit_on_all(
     tested = candidate_lists(
         pair.split, pair.sources, pair.features, dataset.like_at, pair.settings.quotas, seed=seed
     )
-    lists = pair.lists.joined(tested)
+    # Lists out of fold are as good as these, and the head that was measured stays as it is.
+    is_folded = may_fold(pair.split, pair.settings.stage_one)
+    lists = pair.lists if is_folded else pair.lists.joined(tested)
     split = pair.split
     whole = split.known.concat(split.test)
     nothing = whole.take(np.arange(0))
     everything = replace(split, train=whole, history=nothing, test=nothing)
-    return _fit_on_train(
+    held = {ENGAGED: engagement_of(pair.ranker, pair.states, tested)}
+    rated = rated_rows(split.test, dataset.like_at)
+    if rated is not None and dataset.like_at is not None:
+        held[LIKED] = likes_of(pair.ranker, pair.states, rated, dataset.like_at)
+    refitted = _fit_on_train(
         dataset, everything, side_features(dataset, everything), lists, clock,
-        settings=pair.settings, neighbour_settings=neighbour_l2(pair.sources.neighbour),
+        settings=pair.settings, log_more_hits=pair.log_more_hits,
+        neighbour_settings=neighbour_l2(pair.sources.neighbour),
         curves=pair.tower.curves, seed=seed,
     )  # fmt: skip
+    return replace(refitted, calibration=calibrators(held))
 
 
 def _fit_on_train(
@@ -201,6 +242,7 @@ def _fit_on_train(
     clock: "_Clock",
     *,
     settings: TwoStageSettings,
+    log_more_hits: float,
     neighbour_settings: float | None,
     curves: dict[str, list[float]],
     seed: int,
@@ -208,7 +250,9 @@ def _fit_on_train(
     clock.start("fit retrieval")
     fitted = fit_stage_one(split.train, features, settings=settings.stage_one, seed=seed)
     tower = replace(fitted, curves=curves)
-    sources = Sources.of(tower.scorer(split.known), _neighbour(split, neighbour_settings), split)
+    sources = Sources.of(
+        tower.scorer(split.known), neighbour_model(split, neighbour_settings), split
+    )
     clock.start("fit ranker")
     like_at = dataset.like_at
     space = RankerSpace.fit(split.train, features.item_bag, features.item_map.n_ids, like_at)
@@ -220,11 +264,29 @@ def _fit_on_train(
         states=UserStates.of(split.train, features.user_bag, space.scale),
         lists=lists,
         settings=settings.ranker,
+        log_more_hits=log_more_hits,
         seed=seed,
     )
     clock.stop()
     states = UserStates.of(split.known, features.user_bag, space.scale)
-    return TwoStage(split, features, settings, tower, sources, ranker, states, lists, clock.seconds)
+    return TwoStage(
+        split, features, settings, tower, sources, ranker, states, lists, log_more_hits,
+        calibrators({}), clock.seconds,
+    )  # fmt: skip
+
+
+def _held_out(
+    pair: TwoStage, inner: Split, lists: CandidateLists, like_at: float | None, *, seed: int
+) -> dict[str, HeldOut]:
+    """What the ranker says of rows that it has not learned from, as near to the test as any."""
+    likes = None
+    if like_at is not None:
+        likes = likes_of_history(pair.split, pair.ranker, pair.features, like_at, seed=seed)
+    held = of_inner_cut(
+        inner, pair.features, lists, like_at, settings=pair.settings.ranker,
+        with_likes=like_at is not None and likes is None, seed=seed,
+    )  # fmt: skip
+    return held if likes is None else {**held, LIKED: likes}
 
 
 def rated_rows(events: Interactions, like_at: float | None) -> Interactions | None:
@@ -237,15 +299,6 @@ def rated_rows(events: Interactions, like_at: float | None) -> Interactions | No
 def neighbour_l2(model: Neighbour | None) -> float | None:
     """EASE's regularisation; None where another neighbour model stands in its place."""
     return model.l2 if isinstance(model, Ease) else None
-
-
-def _neighbour(split: Split, l2: float | None) -> Neighbour | None:
-    """EASE with this l2; without one item-kNN, or in a very large catalogue nothing."""
-    if l2 is not None:
-        return Ease.fit(split.train, known=split.known, l2=l2)
-    if len(split.items) > MAX_KNN_ITEMS:
-        return None
-    return ItemKnn.fit(split.train, known=split.known, **_NEIGHBOURS)
 
 
 def _choose_neighbour(chosen: Chosen) -> float | None:

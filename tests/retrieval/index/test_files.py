@@ -59,6 +59,16 @@ def test_a_loaded_index_takes_changes_and_leaves_its_files_alone(
     assert VectorIndex.load(tmp_path / "again").search(QUERY, 1).rows.tolist() == [9_000]
 
 
+def test_a_loaded_index_is_saved_whole(index: VectorIndex, tmp_path: Path) -> None:
+    index.save(tmp_path / "first")
+    VectorIndex.load(tmp_path / "first").save(tmp_path / "second")
+    first, second = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("first", "second")
+    )
+    assert first == second
+
+
 def test_two_processes_load_one_index_at_the_same_time(index: VectorIndex, tmp_path: Path) -> None:
     index.save(tmp_path / "saved")
     script = """

@@ -156,10 +156,3 @@ def test_what_does_not_fit_in_memory_is_refused_with_what_it_needs(
     monkeypatch.setattr("candidfeed.retrieval.sparse.memory.available_bytes", lambda: 2**20)
     with pytest.raises(DataError, match=r"the model of 300 users and 60 items needs .* GiB"):
         fitted(world()[0])
-
-
-def test_ndcg_of_a_validation_part_is_worked_out_by_hand() -> None:
-    scores = np.array([5.0, 4.0, 3.0, 2.0], np.float32)
-    found = training._ndcg_of(scores, np.array([1, 3]))
-    ideal = 1 / np.log2(2) + 1 / np.log2(3)
-    assert found == pytest.approx((1 / np.log2(3) + 1 / np.log2(5)) / ideal)

@@ -190,9 +190,22 @@ def _vector_writer(vectors: Floats) -> Writer:
 def _list_writer(lists: faiss.IndexIVFScalarQuantizer) -> Writer:
     def write(path: Path) -> None:
         with path.open("wb") as file:
-            faiss.write_index(lists, untyped_faiss.PyCallbackIOWriter(file.write))
+            faiss.write_index(_in_memory(lists), untyped_faiss.PyCallbackIOWriter(file.write))
 
     return write
+
+
+def _in_memory(lists: faiss.IndexIVFScalarQuantizer) -> Any:
+    """The same lists. Of mapped ones FAISS would write where they lie, and not what they hold."""
+    held = untyped_faiss.downcast_InvertedLists(lists.invlists)
+    if isinstance(held, faiss.ArrayInvertedLists):
+        return lists
+    copied = untyped_faiss.IndexIVFScalarQuantizer(
+        lists.quantizer, lists.d, lists.nlist, lists.sq.qtype, lists.metric_type, lists.by_residual
+    )
+    copied.sq, copied.is_trained, copied.ntotal = lists.sq, True, lists.ntotal
+    held.copy_subset_to(copied.invlists, held.SUBSET_TYPE_ID_RANGE, 0, lists.ntotal)
+    return copied
 
 
 def _sha256(path: Path) -> str:

@@ -92,14 +92,18 @@ class HistoryTower(SparseModel):
 
         Args:
             inputs: `history` int32 [batch, width], oldest first, padded by `n_items` at the end;
-                `feature_ids` int32 and `feature_weights` float32 [batch, ids] of the user.
+                `feature_ids` int32 and `feature_weights` float32 [batch, ids] of the user. With
+                `history_vectors` float32 [batch, width, dim], which are the items' own, the table
+                of all items is not read; what stands at padding does not count.
         """
         history = inputs["history"]
         is_event = ops.cast(history < self.n_items, "int32")
         # How many events lie between an event and the end of its history.
         age = ops.sum(is_event, axis=1, keepdims=True) - ops.cumsum(is_event, axis=1)
         is_read = (is_event > 0) & (age < self.max_history)
-        rows = ops.take(self.items, ops.where(is_read, history, 0), axis=0)
+        rows = inputs.get("history_vectors")
+        if rows is None:
+            rows = ops.take(self.items, ops.where(is_read, history, 0), axis=0)
         weights = self._recency(age, is_read)
         summed = ops.sum(weights[..., None] * rows, axis=1)
         features = _weighted(self.user_features, inputs["feature_ids"], inputs["feature_weights"])

@@ -1,6 +1,6 @@
 """The events of all users as one stream, cut into batches of one shape."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from candidfeed.data.features import Bag
 from candidfeed.data.interactions import Interactions
 from candidfeed.errors import DataError
-from candidfeed.retrieval.sparse.event_batches import SeededBatches
+from candidfeed.retrieval.sparse.event_batches import SeededBatches, checksum
 from candidfeed.retrieval.sparse.sampled_softmax import log_expected_draws
 
 
@@ -80,6 +80,7 @@ class StreamBatches(SeededBatches):
         self.n_events = np.bincount(events.user, minlength=events.n_users)
         self.starts = np.cumsum(self.n_events) - self.n_events
         self._order: tuple[int, NDArray[np.int64]] | None = None
+        self._checksum: int | None = None
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -108,6 +109,19 @@ class StreamBatches(SeededBatches):
             "negative_logq": self._logq(negatives),
         }
         return (batch,)
+
+    def fingerprint(self) -> dict[str, float]:
+        """Of the whole log and of all features."""
+        if self._checksum is None:
+            bags = [one for bag in (self.user_bag, self.item_bag) for one in (bag.ids, bag.weights)]
+            self._checksum = checksum([self.events.user, self.events.item, *bags])
+        return {
+            **asdict(self.sampling),
+            "events": len(self.events),
+            "n_before": self.n_before,
+            "seed": self.seed,
+            "checksum": self._checksum,
+        }
 
     def _negatives(self, rng: np.random.Generator) -> NDArray[np.int32]:
         evenly = self.touched[rng.integers(len(self.touched), size=self.sampling.n_uniform)]

@@ -14,15 +14,17 @@ from candidfeed.data.features import Bag
 from candidfeed.data.histories import Histories, chronological
 from candidfeed.data.interactions import Interactions
 from candidfeed.errors import DataError
-from candidfeed.retrieval.factorise import FactorSettings, factorise
+from candidfeed.retrieval.factorise import FactorSettings, factorise, gram_of
 from candidfeed.retrieval.large.history_tower import HistoryTower
+from candidfeed.retrieval.large.resume import Resume
 from candidfeed.retrieval.large.stream_batches import StreamBatches, StreamSampling
+from candidfeed.retrieval.sparse.checkpoint import Checkpoint, position_in
 from candidfeed.retrieval.sparse.memory import require_memory, table_bytes
-from candidfeed.retrieval.validation import NDCG_K, Asked
+from candidfeed.retrieval.validation import Asked, ndcg_of_vectors
 
 # Few people look back further, and tastes drift.
 MAX_HISTORY = 64
-_USERS_AT_ONCE = 64
+_USERS_AT_ONCE = 32
 # More users would cost more than the epoch whose end they judge.
 _VALIDATION_USERS = 2_000
 # Of a small log a step takes fewer events, so that an epoch has this many steps.
@@ -30,6 +32,10 @@ _LEAST_STEPS = 50
 # What a factorisation's score of 1, an item that was touched, is worth as a logit.
 _LOGITS_PER_SCORE = 10.0
 _MIN_GAIN = 0.002
+# Measured: what copies of the log take by event (sorted, as matrices, as a stream), and what is in
+# flight whatever the sizes: blocks of rows, or compiled steps with their batches.
+_EVENT_BYTES = 72
+_FACTORISING_BYTES, _TRAINING_BYTES = 72 * 2**20, 190 * 2**20
 # Keras takes a number here too, but is typed for text alone.
 _QUIET: Any = 0
 
@@ -96,10 +102,13 @@ class LargeScorer:
 
     def scores(self, users: NDArray[np.integer]) -> Floats:
         """float32 [len(users), n_items]; a user's do not depend on who else is asked for."""
-        found = np.empty((len(users), self.model.n_items), np.float32)
+        n_filled = -(-len(users) // _USERS_AT_ONCE) * _USERS_AT_ONCE
+        # Room for what fills the last slice, so that products are written where they stay.
+        found = np.empty((n_filled, self.model.n_items), np.float32)
+        items = self.item_vectors.T
         for part, vectors in self._encoded(users):
-            found[part] = (vectors @ self.item_vectors.T)[: part.stop - part.start]
-        return found
+            np.matmul(vectors, items, out=found[part.start : part.start + _USERS_AT_ONCE])
+        return found[: len(users)]
 
     def user_vectors(self, users: NDArray[np.integer]) -> Floats:
         """float32 [len(users), dim]; likewise."""
@@ -150,15 +159,19 @@ def fit_large(
     seed: int,
     validation: Asked | None = None,
     report: Report = lambda _step: None,
+    resume: Resume | None = None,
 ) -> FittedLarge:
     """Fit on `train`; with a validation part, stop early and keep the best epoch's weights.
 
     Args:
         user_bag, item_bag: features of all users and items.
         report: is told the name of each step as it begins.
+        resume: where a checkpoint is saved after each epoch; the fit goes on from the one that a
+            killed fit on the same data and settings left there, and ends with the same bits.
 
     Raises:
-        DataError: train is empty, or the model does not fit in the memory that is available.
+        DataError: train is empty, the model does not fit in the memory that is available, or a
+            checkpoint can't be written.
         TrainingError: the loss or a gradient was not finite.
     """
     if not len(train):
@@ -169,19 +182,30 @@ def fit_large(
     )
     keras.utils.set_random_seed(seed)
     model = _tower(train.n_items, n_user_ids, n_item_ids, settings)
-    report("factorise")
-    model.assign_start(*closed_form_start(train, settings, seed=seed))
-    model.set_items(item_bag)
     fitted = FittedLarge(model, settings, {}, user_bag)
     watch = _Watch(fitted, item_bag, validation, report)
+    logs = [train] if validation is None else [train, validation.known, validation.target]
+    saves = position = None
+    if resume is not None:
+        sizes = [n_user_ids, n_item_ids]
+        saves = resume.folder_of(logs, [user_bag, item_bag], [settings, seed, *sizes])
+        position = position_in(saves)
+    if resume is not None and position is not None:
+        resume.tell(position, n_epochs=settings.n_epochs)
+    else:
+        report("factorise")
+        model.assign_start(*closed_form_start(train, settings, seed=seed))
+        model.set_items(item_bag)
+        watch.judge(0)
     curves: dict[str, list[float]] = {}
     if settings.n_epochs:
         batches = _batches(train, user_bag, item_bag, settings, seed=seed)
-        run = model.fit(batches, epochs=settings.n_epochs, verbose=_QUIET, callbacks=[watch])
+        callbacks: list[keras.callbacks.Callback] = [watch]
+        if saves is not None:
+            callbacks.append(Checkpoint(saves, batches, also=watch))
+        run = model.fit(batches, epochs=settings.n_epochs, verbose=_QUIET, callbacks=callbacks)
         curves = {name: list(map(float, values)) for name, values in run.history.items()}
         watch.keep_best()
-    else:
-        watch.judge(0)
     if validation is None:
         return replace(fitted, curves=curves)
     curves["val_ndcg"] = watch.reached
@@ -225,7 +249,7 @@ def closed_form_start(
     )
     items = factorise(train.matrix, factors, rng=np.random.default_rng(seed))
     items[n_events == 0] = 0.0
-    gram = factors.unseen_weight * (items.T.astype(np.float64) @ items)
+    gram = factors.unseen_weight * gram_of(items)
     ridge = factors.reg * (1.0 + factors.unseen_weight * train.n_items)
     turn = _LOGITS_PER_SCORE * np.linalg.inv(gram + ridge * np.eye(factors.dim))
     rows = np.zeros((train.n_items, settings.dim), np.float32)
@@ -237,12 +261,22 @@ def closed_form_start(
 
 
 def needed_bytes(train: Interactions, dim: int) -> int:
-    """Memory that a fit takes besides the log: tables, the best of them, and the factorisation."""
-    tables = table_bytes(train.n_items, dim) + 3 * train.n_items * dim * 4
-    factors = 3 * (train.n_users + train.n_items) * dim * 4
-    # The log by user and by item as sparse matrices, once more in order of time, and its shuffle.
-    events = len(train) * (2 * 8 + 24 + 2 * 8)
-    return max(tables, factors + tables // 2) + events
+    """Memory that a fit takes at its peak, on top of the log and the features that it is given.
+
+    By measured peaks (docs/log.md), which it meets within 15 %.
+    """
+    row = 4 * dim
+    # The table of ids with its optimiser's rows, and the items' vectors.
+    tables = table_bytes(train.n_items, dim) + train.n_items * row
+    users, items = train.n_users * row, train.n_items * row
+    # Of one side of the factorisation its vectors and those turned, of the other old and new ones.
+    folds = 2 * (users + items) + max(users, items)
+    # The best of the tables, and the items' vectors while they are made anew.
+    epoch = 3 * items
+    return tables + max(
+        folds + len(train) * _EVENT_BYTES + _FACTORISING_BYTES,
+        epoch + len(train) * _EVENT_BYTES + _TRAINING_BYTES,
+    )
 
 
 def _batches(
@@ -273,11 +307,8 @@ class _Watch(keras.callbacks.Callback):
         super().__init__()
         self.tower, self.settings, self.item_bag = fitted.model, fitted.settings, item_bag
         self.report, self.best, self.reached = report, 0, list[float]()
-        self._weights: list[NDArray[Any]] = []
+        self._weights: dict[str, NDArray[Any]] = {}
         self._sample = None if asked is None else _Sample.of(asked, fitted.scorer(asked.known))
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self.judge(0)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.report(f"epoch {epoch + 1}")
@@ -297,12 +328,29 @@ class _Watch(keras.callbacks.Callback):
         if not self.reached or ndcg > self.reached[self.best] * (1 + _MIN_GAIN):
             self.best = n_epochs
             # Copies: the next step changes these very arrays.
-            self._weights = [np.array(one.value) for one in self.tower.weights]
+            self._weights = {
+                str(place): np.array(one.value) for place, one in self._learned().items()
+            }
         self.reached.append(ndcg)
 
     def keep_best(self) -> None:
         if self.reached and self.best < len(self.reached) - 1:
-            self.tower.set_weights(self._weights)
+            for place, one in self._learned().items():
+                one.assign(self._weights[str(place)])
+            self.tower.set_items(self.item_bag)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """For a checkpoint."""
+        return {"best": self.best, "reached": self.reached}, self._weights
+
+    def restore(self, numbers: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+        self.best, self.reached = numbers["best"], list(numbers["reached"])
+        self._weights = dict(arrays)
+
+    def _learned(self) -> dict[int, keras.Variable]:
+        """What is trained, by place: the items' vectors are made of it."""
+        weights = enumerate(self.tower.weights)
+        return {place: one for place, one in weights if one is not self.tower.items}
 
 
 @dataclass(frozen=True)
@@ -321,27 +369,6 @@ class _Sample:
 
     def ndcg(self) -> float:
         """nDCG@NDCG_K with known items removed, mean over users with a target left."""
-        found = []
-        for start in range(0, len(self.users), _USERS_AT_ONCE):
-            users = self.users[start : start + _USERS_AT_ONCE]
-            known, target = (one.matrix[users] for one in (self.asked.known, self.asked.target))
-            scores = self.scorer.scores(users)
-            scores[known.nonzero()] = -np.inf
-            for row, wanted in zip(scores, _rows(target), strict=True):
-                wanted = wanted[np.isfinite(row[wanted])]
-                if len(wanted):
-                    found.append(_ndcg_of(row, wanted))
-        return float(np.mean(found)) if found else 0.0
-
-
-def _rows(matrix: Any) -> list[NDArray[np.integer]]:
-    """The columns of each row of a CSR matrix."""
-    return np.split(matrix.indices, matrix.indptr[1:-1])
-
-
-def _ndcg_of(scores: Floats, wanted: NDArray[np.integer]) -> float:
-    """nDCG@NDCG_K of one user; `wanted` are the rows that count."""
-    place = np.array([np.count_nonzero(scores > scores[item]) for item in wanted])
-    gains = 1.0 / np.log2(place[place < NDCG_K] + 2.0)
-    ideal = 1.0 / np.log2(np.arange(min(len(wanted), NDCG_K)) + 2.0)
-    return float(gains.sum() / ideal.sum())
+        known, target = (one.matrix[self.users] for one in (self.asked.known, self.asked.target))
+        vectors = self.scorer.user_vectors(self.users)
+        return ndcg_of_vectors(vectors, self.scorer.item_vectors, known=known, target=target)

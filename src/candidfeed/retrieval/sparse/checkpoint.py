@@ -1,15 +1,15 @@
 """Training that survives a kill: all variables and the place in the data, in one file."""
 
+import errno
 import json
 import re
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import jax
 import keras
@@ -20,14 +20,13 @@ from safetensors import SafetensorError, safe_open
 
 from candidfeed.data.whole_files import replace_file
 from candidfeed.errors import DataError
-from candidfeed.retrieval.sparse.event_batches import EventBatches
+from candidfeed.retrieval.sparse.event_batches import SeededBatches
 from candidfeed.retrieval.sparse.model import SparseModel
 
 FILE_NAME = "checkpoint.safetensors"
-_ABOUT = "candidfeed"
+_ABOUT, _ALSO = "candidfeed", "also."
 _WRITTEN_AT_ONCE = 2**24
 _ROWS_AT_ONCE = 65_536
-_FINGERPRINT_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -39,14 +38,30 @@ class Position:
         step: steps of it that are done.
         steps_before: steps of the epochs before it.
         curves: by name, one figure for each epoch before it.
-        data: what the batches are dealt from (`fingerprint`).
+        data: what the batches are dealt from (`SeededBatches.fingerprint`).
+        is_over: no epoch is to come: a callback stopped the training.
+        also: numbers of what is saved beside the model.
     """
 
     epoch: int
     step: int
     steps_before: int
     curves: dict[str, list[float]]
-    data: dict[str, int] = field(default_factory=dict)
+    data: dict[str, float] = field(default_factory=dict)
+    is_over: bool = False
+    also: dict[str, Any] = field(default_factory=dict)
+
+
+class Kept(Protocol):
+    """State that is saved and restored beside the model's: that of another callback, say."""
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """What JSON can hold, and arrays by name."""
+        ...
+
+    def restore(self, numbers: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+        """Become what `state` told of."""
+        ...
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -54,14 +69,16 @@ class Checkpoint(keras.callbacks.Callback):
 
     Give the same callback, model, batches and number of epochs to `fit` again after a kill: the
     curves and weights in the end are bit-equal to those of a training that was never stopped. The
-    file is replaced as a whole, so a kill while it is written leaves the one before. State of other
-    callbacks (an `EarlyStopping`'s patience, say) is not in it.
+    file is replaced as a whole, so a kill while it is written leaves the one before. A training
+    that a callback stopped is not taken up again. The state of other callbacks (an
+    `EarlyStopping`'s patience, say) is not in it, unless they are given as `also`.
 
     Args:
         folder: where the file is; made if need be. One training writes to it at a time.
         batches: what `fit` is given.
         every_n_epochs: how often to save at the end of an epoch; 0 is never.
         every_n_steps: how often to save within one, as near as `steps_per_execution` allows.
+        also: what else is saved; of callbacks of `fit` it comes before this one.
 
     Raises:
         DataError: the checkpoint that is there is of another model or other batches, can't be
@@ -71,14 +88,15 @@ class Checkpoint(keras.callbacks.Callback):
     def __init__(
         self,
         folder: Path | str,
-        batches: EventBatches,
+        batches: SeededBatches,
         *,
         every_n_epochs: int = 1,
         every_n_steps: int = 0,
+        also: Kept | None = None,
     ) -> None:
         super().__init__()
         self.path = Path(folder) / FILE_NAME
-        self.batches = batches
+        self.batches, self.also = batches, also
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self._epoch, self._steps_before, self._saved_step = 0, 0, 0
         self._curves: dict[str, list[float]] = {}
@@ -105,11 +123,13 @@ class Checkpoint(keras.callbacks.Callback):
             self._resume()
 
     def _resume(self) -> None:
-        position = restore(self.path, self.trained)
-        _require_same(self.path, position.data, fingerprint(self.batches))
+        position = restore(self.path, self.trained, also=self.also)
+        _require_same(self.path, position.data, self.batches.fingerprint())
         self._resumed, self._curves = position, position.curves
         self._steps_before = position.steps_before
-        self.trained.resume_at(position.epoch, position.steps_before, position.step)
+        # Of a training that is over every epoch is done, however many are asked for.
+        epoch = (self.params or {})["epochs"] if position.is_over else position.epoch
+        self.trained.resume_at(epoch, position.steps_before, position.step)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch, self._saved_step = epoch, 0
@@ -150,32 +170,26 @@ class Checkpoint(keras.callbacks.Callback):
     def _save(self, epoch: int, step: int, steps_before: int) -> None:
         self.trained.raise_if_not_finite()
         self.trained.jax_state_sync()
-        data = fingerprint(self.batches)
-        save(self.path, self.trained, Position(epoch, step, steps_before, self._curves, data))
+        data, is_over = self.batches.fingerprint(), bool(self.trained.stop_training)
+        position = Position(epoch, step, steps_before, self._curves, data, is_over)
+        save(self.path, self.trained, position, also=self.also)
 
 
-def fingerprint(batches: EventBatches) -> dict[str, int]:
-    """Numbers that differ where another order of other batches would be dealt."""
-    ends = (slice(_FINGERPRINT_ROWS), slice(-_FINGERPRINT_ROWS, None))
-    columns = (batches.user_row, batches.item_row)
-    parts = [np.ascontiguousarray(column[end], np.int32) for column in columns for end in ends]
-    checksum = 0
-    for part in parts:
-        checksum = zlib.crc32(part.tobytes(), checksum)
-    return {
-        "events": len(batches.user_row),
-        "users": batches.users.n_rows,
-        "items": batches.items.n_rows,
-        "batch_size": batches.batch_size,
-        "n_uniform": batches.sampling.n_uniform,
-        "n_in_batch": batches.sampling.n_in_batch,
-        "seed": batches.seed,
-        "checksum": checksum,
-    }
+def position_in(folder: Path) -> Position | None:
+    """How far the training in this folder has come; None where it holds no checkpoint.
+
+    Raises:
+        DataError: what is there is no checkpoint, or was cut short.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return None
+    with _opened(path) as file:
+        return Position(**_about(file)["position"])
 
 
-def save(path: Path, model: SparseModel, position: Position) -> None:
-    """Replace the checkpoint at `path` by the model's variables and this position.
+def save(path: Path, model: SparseModel, position: Position, *, also: Kept | None = None) -> None:
+    """Replace the checkpoint at `path` by the model's variables, this position and what is `also`.
 
     Raises:
         DataError: it can't be written.
@@ -183,29 +197,51 @@ def save(path: Path, model: SparseModel, position: Position) -> None:
     # Arrays of JAX on a processor are viewed, not copied.
     arrays = {name: np.asarray(one.value) for name, one in _variables(model).items()}
     paths = {name: one.path for name, one in _variables(model).items()}
+    if also is not None:
+        numbers, beside = also.state()
+        position = replace(position, also=numbers)
+        arrays |= {f"{_ALSO}{name}": array for name, array in beside.items()}
     about = {_ABOUT: json.dumps({"position": asdict(position), "paths": paths})}
     with _reported(path):
         replace_file(path, lambda file: _write_safetensors(file, arrays, about))
 
 
-def restore(path: Path, model: SparseModel, *, only_metrics: bool = False) -> Position:
+def restore(
+    path: Path, model: SparseModel, *, only_metrics: bool = False, also: Kept | None = None
+) -> Position:
     """Give the model the variables of a checkpoint; where the training was.
 
     Raises:
         DataError: it is no checkpoint, was cut short, or is of another model.
     """
+    with _opened(path) as file:
+        about = _about(file)
+        _require_same(path, _shapes_in(file, about["paths"]), _shapes(model))
+        for name, variable in _variables(model).items():
+            if name.startswith("metric") or not only_metrics:
+                _assign(variable, file, name)
+        position = Position(**about["position"])
+        if also is not None:
+            names = [name for name in file.keys() if name.startswith(_ALSO)]
+            arrays = {name.removeprefix(_ALSO): file.get_tensor(name) for name in names}
+            also.restore(position.also, arrays)
+        return position
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file of a checkpoint; whatever in it is not as it was written is told with its name."""
     try:
         with _reported(path), safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})[_ABOUT])
-            _require_same(path, _shapes_in(file, about["paths"]), _shapes(model))
-            for name, variable in _variables(model).items():
-                if name.startswith("metric") or not only_metrics:
-                    _assign(variable, file, name)
-            return Position(**about["position"])
+            yield file
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path}: is no whole checkpoint of this program ({error}); remove it to start anew"
         ) from error
+
+
+def _about(file: Any) -> dict[str, Any]:
+    return json.loads((file.metadata() or {})[_ABOUT])
 
 
 def _assign(variable: keras.Variable, file: Any, name: str) -> None:
@@ -295,6 +331,7 @@ def _reported(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"{path}: the checkpoint can't be used: {error.strerror or error}"
-        ) from error
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = "the disk is full; free some space and go on from the last one"
+        raise DataError(f"{path}: the checkpoint can't be used: {reason}") from error

@@ -1,6 +1,7 @@
 """Batches of a log that may be larger than memory, dealt without a Python loop over examples."""
 
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -19,6 +20,7 @@ HardNegatives: TypeAlias = Callable[[NDArray[np.int32], NDArray[np.int32]], NDAr
 _CHUNK_BATCHES = 8
 _CHUNKS_AT_ONCE = 16
 _CHECKED_AT_ONCE = 2**24
+_FINGERPRINT_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,10 @@ class SeededBatches(keras.utils.PyDataset):
     def rng(self, *what: int) -> np.random.Generator:
         """The random numbers of one use in the present epoch."""
         return np.random.default_rng([self.seed, self.epoch, *what])
+
+    def fingerprint(self) -> dict[str, float]:
+        """Numbers that differ where another order of other batches would be dealt."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it is dealt from")
 
 
 class EventBatches(SeededBatches):
@@ -164,6 +170,23 @@ class EventBatches(SeededBatches):
         }
         return (batch,)
 
+    def fingerprint(self) -> dict[str, float]:
+        """Of a log that may lie on disk its two ends are read."""
+        ends = (slice(_FINGERPRINT_ROWS), slice(-_FINGERPRINT_ROWS, None))
+        columns = (self.user_row, self.item_row)
+        return {
+            "events": len(self.user_row),
+            "users": self.users.n_rows,
+            "items": self.items.n_rows,
+            "batch_size": self.batch_size,
+            "n_uniform": self.sampling.n_uniform,
+            "n_in_batch": self.sampling.n_in_batch,
+            "seed": self.seed,
+            "checksum": checksum(
+                np.asarray(column[end], np.int32) for column in columns for end in ends
+            ),
+        }
+
     def _logq(self, items: NDArray[np.int32]) -> NDArray[np.float32]:
         drawn = {"n_uniform": self.sampling.n_uniform, "n_in_batch": self._n_in_batch}
         return log_expected_draws(items, self.item_share, **drawn)
@@ -199,6 +222,14 @@ class EventBatches(SeededBatches):
         item = np.concatenate([_ring(self.item_row, first, *span) for span in spans])
         shuffled = self.rng(3, mix).permutation(len(user))
         return user[shuffled], item[shuffled]
+
+
+def checksum(arrays: Iterable[NDArray[Any]]) -> int:
+    """CRC-32 of the arrays' bytes, one after the other."""
+    found = 0
+    for array in arrays:
+        found = zlib.crc32(np.ascontiguousarray(array).data, found)
+    return found
 
 
 def _ring(column: Rows, first: int, start: int, stop: int) -> NDArray[np.int32]:

@@ -1,0 +1,71 @@
+"""Lists that the ranker learns from where rows are split at random: out of fold."""
+
+import math
+from itertools import islice
+
+from candidfeed.data.splits import Split, fold_splits
+from candidfeed.ranking.training import CandidateLists
+from candidfeed.training.candidates import (
+    MAX_LISTS,
+    Quotas,
+    Sources,
+    candidate_lists,
+    neighbour_model,
+)
+from candidfeed.training.side_features import SideFeatures
+from candidfeed.training.stage_one import Chosen, StageOneSettings, fit_stage_one
+
+# Rows are left out a tenth at a time: which source is how good depends on how dense the log is, and
+# with a fifth left out what is learned of that does not hold for the whole (docs/log.md).
+N_FOLDS = 10
+_MAX_FOLDS_ASKED = 5
+# Lists of what comes later are of another time than those that will be asked for; lists of rows
+# that were left out at random are like them: what ranks those best is taken.
+_LEAST_GAIN_SE, _LEAST_GAIN_SE_OF_FOLDS = 2.0, 0.0
+# Protocols whose test rows are drawn at random; others are asked about what comes later.
+_AT_RANDOM = frozenset({"random", "keras-notebook", "microsoft", "recbole"})
+
+
+def may_fold(split: Split, stage_one: StageOneSettings) -> bool:
+    """Whether what is left out at random is like what is asked for, and fits are quick."""
+    return split.protocol in _AT_RANDOM and not stage_one.is_large
+
+
+def least_gain_se(split: Split, stage_one: StageOneSettings) -> float:
+    """By how many standard errors more features must rank held-out lists better, to be read."""
+    return _LEAST_GAIN_SE_OF_FOLDS if may_fold(split, stage_one) else _LEAST_GAIN_SE
+
+
+def out_of_fold_lists(
+    split: Split,
+    features: SideFeatures,
+    chosen: Chosen,
+    like_at: float | None,
+    quotas: Quotas,
+    *,
+    neighbour_l2: float | None,
+    seed: int,
+) -> CandidateLists:
+    """What sources that are fitted on nine tenths of train propose, labelled by the last tenth.
+
+    As many tenths are asked about as it takes for MAX_LISTS lists, and no more than five.
+    """
+    n_asked = min(_MAX_FOLDS_ASKED, math.ceil(MAX_LISTS / max(1, len(split.users))))
+    parts = []
+    for fold in islice(fold_splits(split, n_folds=N_FOLDS, seed=seed), n_asked):
+        fitted = fit_stage_one(fold.train, features, settings=chosen.settings, seed=seed)
+        neighbour = neighbour_model(fold, neighbour_l2)
+        sources = Sources.of(fitted.scorer(fold.known), neighbour, fold)
+        parts.append(candidate_lists(fold, sources, features, like_at, quotas, seed=seed))
+    joined = parts[0]
+    for part in parts[1:]:
+        joined = joined.joined(part)
+    return joined
+
+
+def log_more_hits(asked: CandidateLists, learned: CandidateLists) -> float:
+    """Log of how many more hits a list of `asked` holds than one of `learned`; 0 without hits."""
+    if not len(asked) or not len(learned):
+        return 0.0
+    hits = [(lists.engaged > 0).sum() / len(lists) for lists in (asked, learned)]
+    return float(math.log(hits[0] / hits[1])) if all(hits) else 0.0
