@@ -79,7 +79,8 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
     yield mount
     if mounted:
-        subprocess.run(["umount", str(folder)], check=True)
+        # Lazily: a release that a test has read is mapped until it is collected.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,7 @@ def test_the_release_knows_every_event_and_its_size(tiny_built: Built, tiny: Dat
 
 
 def test_the_curves_of_both_stages_are_kept(tiny_built: Built) -> None:
-    assert tiny_built.curves.keys() == {"retrieval", "ranker"}
+    assert tiny_built.curves.keys() == {"retrieval", "ranker", "engagement"}
     for curves in tiny_built.curves.values():
         assert len(curves["loss"]) == 3
         assert all(np.isfinite(values).all() for values in curves.values())
