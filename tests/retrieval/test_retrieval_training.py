@@ -253,3 +253,14 @@ def test_a_scorer_reads_the_history_that_it_is_given() -> None:
     newcomer = fitted.scorer(train.concat(log_of([(0, 3)]))).scores(np.array([0]))
     stranger = fitted.scorer(train).scores(np.array([0]))
     assert (newcomer != stranger).any()
+
+
+def test_models_of_one_configuration_share_what_is_compiled_and_not_their_weights() -> None:
+    train, users = random_log(), np.arange(4)
+    one, other = (fit(train, seed=seed).scorer(train) for seed in (1, 2))
+    module._encoder.cache_clear()
+    first, second = one.user_vectors(users), other.user_vectors(users)
+    assert module._encoder.cache_info().misses == 1
+    assert (first != second).any()
+    module._encoder.cache_clear()
+    np.testing.assert_array_equal(fit(train, seed=2).scorer(train).user_vectors(users), second)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from candidfeed.ranking.ranker import EngagedHead, EngagedLoss
 
 # An epoch of few lists is short, and many lists need few epochs.
-_LISTS_LEARNED = 16_000
+_LISTS_LEARNED = 8_000
 _LEAST_EPOCHS = 2
 # Keras takes a number here too, but is typed for text alone.
 _QUIET: dict[str, Any] = {"verbose": 0}

@@ -1,8 +1,9 @@
 """Fit the two-tower model: closed-form start, then full softmax on hidden parts of histories."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
@@ -127,15 +128,9 @@ class TowerScorer:
 
     @cached_property
     def _encode(self) -> Callable[[dict[str, Any]], NDArray[np.float32]]:
-        variables = self.model.variables
-
-        @jax.jit
-        def encode(values: list[Any], inputs: dict[str, Any]) -> Any:
-            state = list(zip(variables, values, strict=True))
-            with keras.StatelessScope(state_mapping=state):
-                return self.model.user_vectors(inputs)
-
-        values = [variable.value for variable in variables]
+        config = {name: one for name, one in self.model.get_config().items() if name != "name"}
+        encode = _encoder(_Alike(json.dumps(config, sort_keys=True), self.model))
+        values = [variable.value for variable in self.model.variables]
         return lambda inputs: np.asarray(encode(values, inputs))
 
     def _inputs(self, users: NDArray[np.integer], width: int) -> dict[str, NDArray[np.generic]]:
@@ -144,6 +139,30 @@ class TowerScorer:
             "feature_ids": self.user_bag.ids[users],
             "feature_weights": self.user_bag.weights[users],
         }
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """A model that stands for all of the same configuration, whatever their weights."""
+
+    config: str
+    model: TwoTower = field(compare=False)
+
+
+# Of the folds of a log each has a model of its own, and compiling takes longer than fitting. One is
+# kept: the model that stands for it stays in memory.
+@lru_cache(maxsize=1)
+def _encoder(alike: _Alike) -> Callable[[list[Any], dict[str, Any]], Any]:
+    """The user tower as a function of the values of its variables and of its inputs."""
+    variables = alike.model.variables
+
+    @jax.jit
+    def encode(values: list[Any], inputs: dict[str, Any]) -> Any:
+        state = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=state):
+            return alike.model.user_vectors(inputs)
+
+    return encode
 
 
 class HiddenHistories(keras.utils.PyDataset):
