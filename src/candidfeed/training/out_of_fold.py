@@ -19,6 +19,8 @@ from candidfeed.training.stage_one import Chosen, StageOneSettings, fit_stage_on
 # with a fifth left out what is learned of that does not hold for the whole (docs/log.md).
 N_FOLDS = 10
 _MAX_FOLDS_ASKED = 5
+# What decides over the head of a list stands among its first candidates; the rest costs time.
+_MAX_LEARNED = 200
 # Lists of what comes later are of another time than those that will be asked for; lists of rows
 # that were left out at random are like them: what ranks those best is taken.
 _LEAST_GAIN_SE, _LEAST_GAIN_SE_OF_FOLDS = 2.0, 0.0
@@ -48,8 +50,11 @@ def out_of_fold_lists(
 ) -> CandidateLists:
     """What sources that are fitted on nine tenths of train propose, labelled by the last tenth.
 
-    As many tenths are asked about as it takes for MAX_LISTS lists, and no more than five.
+    As many tenths are asked about as it takes for MAX_LISTS lists, and no more than five. Of a
+    list's candidates, at most _MAX_LEARNED, each source brings its share by the quotas.
     """
+    share = min(1.0, _MAX_LEARNED / max(1, sum(quotas.values())))
+    quotas = {name: round(share * n) for name, n in quotas.items()}
     n_asked = min(_MAX_FOLDS_ASKED, math.ceil(MAX_LISTS / max(1, len(split.users))))
     parts = []
     for fold in islice(fold_splits(split, n_folds=N_FOLDS, seed=seed), n_asked):
@@ -64,8 +69,12 @@ def out_of_fold_lists(
 
 
 def log_more_hits(asked: CandidateLists, learned: CandidateLists) -> float:
-    """Log of how many more hits a list of `asked` holds than one of `learned`; 0 without hits."""
+    """Log of how many more hits a list of `asked` holds than one of `learned`; 0 without hits.
+
+    Of both as many candidates are looked at as the shorter lists have, best of stage one first.
+    """
     if not len(asked) or not len(learned):
         return 0.0
-    hits = [(lists.engaged > 0).sum() / len(lists) for lists in (asked, learned)]
+    width = min(asked.engaged.shape[1], learned.engaged.shape[1])
+    hits = [(lists.engaged[:, :width] > 0).sum() / len(lists) for lists in (asked, learned)]
     return float(math.log(hits[0] / hits[1])) if all(hits) else 0.0
