@@ -79,3 +79,20 @@ def test_a_fault_is_named_with_its_place_and_what_came(
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can't be read"):
         load_settings(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [("engaged = 0.0", "would put a list in no order"), ("liek = 1.0", "no head is named 'liek'")],
+)
+def test_weights_that_order_nothing_are_refused(tmp_path: Path, weights: str, told: str) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text(f"[value_weights]\n{weights}\n")
+    with pytest.raises(ConfigError, match=told):
+        load_settings(path)
+
+
+def test_a_head_that_is_not_named_counts_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text("[value_weights]\nliked = 2.0\n")
+    assert load_settings(path).value_weights == {"engaged": 0.0, "liked": 2.0}

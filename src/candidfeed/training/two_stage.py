@@ -34,6 +34,7 @@ from candidfeed.training.candidates import (
 )
 from candidfeed.training.held_out import (
     ENGAGED,
+    HEADS,
     LIKED,
     HeldOut,
     calibrators,
@@ -71,7 +72,11 @@ class TwoStageSettings:
         n_candidates: how many items retrieval hands to the ranker.
         quotas: how many of them each source may bring (`candidates.SOURCES`); chosen by validation
             where None.
-        value_weights: the published weighted sum of the heads that the list is ordered by.
+        value_weights: the published weighted sum of the heads that the list is ordered by; a head
+            that is not named has 0.
+
+    Raises:
+        ValueError: a weight is for no head, or all are 0.
     """
 
     n_candidates: int = 500
@@ -79,6 +84,18 @@ class TwoStageSettings:
     stage_one: StageOneSettings = field(default_factory=StageOneSettings)
     ranker: RankerSettings = field(default_factory=RankerSettings)
     value_weights: dict[str, float] = field(default_factory=lambda: {"engaged": 1.0, "liked": 0.0})
+
+    def __post_init__(self) -> None:
+        weights = self.value_weights
+        unknown = sorted(set(weights) - set(HEADS))
+        if unknown:
+            raise ValueError(f"value_weights: no head is named {unknown[0]!r}, only {HEADS}")
+        if not any(weights.values()):
+            raise ValueError(
+                f"value_weights: {weights} would put a list in no order; give a head more than 0"
+            )
+        # A head that is not named counts nothing.
+        object.__setattr__(self, "value_weights", {**dict.fromkeys(HEADS, 0.0), **weights})
 
 
 @dataclass(frozen=True)
