@@ -1,6 +1,5 @@
 """Fit the two-tower model: closed-form start, then full softmax on hidden parts of histories."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -129,7 +128,7 @@ class TowerScorer:
     @cached_property
     def _encode(self) -> Callable[[dict[str, Any]], NDArray[np.float32]]:
         config = {name: one for name, one in self.model.get_config().items() if name != "name"}
-        encode = _encoder(_Alike(json.dumps(config, sort_keys=True), self.model))
+        encode = _encoder(_Alike(repr(sorted(config.items())), self.model))
         values = [variable.value for variable in self.model.variables]
         return lambda inputs: np.asarray(encode(values, inputs))
 
