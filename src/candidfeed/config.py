@@ -152,6 +152,21 @@ class DatasetConfig(_Table):
     items: ItemsConfig | None = None
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        ConfigError: the file can't be read, is not UTF-8, or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+
+
 def load_config(path: Path) -> DatasetConfig:
     """Read and check one TOML file.
 
@@ -159,14 +174,7 @@ def load_config(path: Path) -> DatasetConfig:
         ConfigError: the file can't be read, is no TOML, or has a key or value that is not known;
             every fault of the file is named in the one message.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path}: can't be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+    document = read_toml(path)
     try:
         return DatasetConfig.model_validate(_with_tuples(document))
     except ValidationError as error:

@@ -24,8 +24,10 @@ class Judged:
         monkeypatch.setattr(tuning, "fit_two_stage", self.fit)
         monkeypatch.setattr(tuning, "_validated", self.values)
         # No test waits for a budget: each trial is said to have taken a second.
-        taken = lambda study: ONE_TRIAL_S * len(tuning._finished(study))  # noqa: E731
-        monkeypatch.setattr(tuning, "_used_s", taken)
+        monkeypatch.setattr(tuning, "_used_s", self.used_s)
+
+    def used_s(self, study: Any) -> float:
+        return ONE_TRIAL_S * len(tuning._finished(study))
 
     def fit(self, _dataset: Dataset, split: Any, *, settings: TwoStageSettings, seed: int) -> Any:
         self.split = split

@@ -5,7 +5,6 @@ default, and a file names nothing else. An unknown key is an error that names th
 """
 
 import math
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from candidfeed.config import suggest
+from candidfeed.config import read_toml, suggest
 from candidfeed.errors import ConfigError
 from candidfeed.training.two_stage import TwoStageSettings
 
@@ -28,14 +27,7 @@ def load_settings(path: Path) -> TwoStageSettings:
     Raises:
         ConfigError: the file can't be read, is no TOML, or has a key or value that is not known.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path}: can't be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+    document = read_toml(path)
     try:
         return _made(TwoStageSettings, document, "")
     except ConfigError as error:

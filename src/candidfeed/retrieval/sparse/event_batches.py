@@ -1,6 +1,7 @@
 """Batches of a log that may be larger than memory, dealt without a Python loop over examples."""
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -69,7 +70,7 @@ class Sampling:
     hard: HardNegatives | None = None
 
 
-class SeededBatches(keras.utils.PyDataset):
+class SeededBatches(keras.utils.PyDataset, ABC):
     """Batches whose batch i of epoch e depends on the seed, e and i alone.
 
     So a resumed training goes on with the very batches that it would have seen.
@@ -86,9 +87,9 @@ class SeededBatches(keras.utils.PyDataset):
         """The random numbers of one use in the present epoch."""
         return np.random.default_rng([self.seed, self.epoch, *what])
 
+    @abstractmethod
     def fingerprint(self) -> dict[str, float]:
         """Numbers that differ where another order of other batches would be dealt."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what it is dealt from")
 
 
 class EventBatches(SeededBatches):
