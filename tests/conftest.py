@@ -179,7 +179,7 @@ def tiny(tiny_log: Path) -> "Dataset":
 @pytest.fixture(scope="session")
 def tiny_settings() -> "TwoStageSettings":
     """Few epochs, fewer candidates than items, and both heads in the value."""
-    from candidfeed.ranking.training import RankerSettings
+    from candidfeed.ranking.settings import RankerSettings
     from candidfeed.retrieval.training import TowerSettings
     from candidfeed.training.stage_one import StageOneSettings
     from candidfeed.training.two_stage import TwoStageSettings

@@ -21,11 +21,15 @@ from candidfeed.errors import ConfigError
 FeatureKind = Literal["category", "tags", "number", "bucket", "text", "time"]
 TimestampUnit = Literal["s", "ms", "us"]
 
+# Heads that the ranker has without a declaration: a label can't have their names.
+TAKEN_LABELS = ("engaged", "liked", "rating")
+
 # The file's name where it stands for its folder.
 FOLDER_CONFIG = "candidfeed.toml"
 
 Name = Annotated[str, Field(min_length=1)]
 FileStem = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^/\\\x00-\x1f]+$")]
+LabelName = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[A-Za-z0-9_-]+$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -71,6 +75,9 @@ class EventsConfig(_Table):
     kind: Name | None = None
     kinds: tuple[Name, ...] | None = None
     positive: tuple[Name, ...] | None = None
+    shown: Name | None = None
+    position: Name | None = None
+    attribution_s: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 3600.0
     max_bad_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
     @model_validator(mode="after")
@@ -78,13 +85,18 @@ class EventsConfig(_Table):
         self._check_companions()
         self._check_values()
         _check_timezone(self.timezone)
-        if self.kinds is not None and self.positive is not None:
-            for name in self.positive:
-                if name not in self.kinds:
-                    raise ValueError(
-                        f"positive: {name!r} is none of kinds{suggest(name, self.kinds)}"
-                    )
+        for key, names in {"positive": self.positive or (), "shown": self.shown_kinds}.items():
+            for name in names:
+                if self.kinds is not None and name not in self.kinds:
+                    raise ValueError(f"{key}: {name!r} is none of kinds{suggest(name, self.kinds)}")
+        if self.shown is not None and self.shown in (self.positive or ()):
+            raise ValueError(f"positive: {self.shown!r} is what was shown, not what was done")
         return self
+
+    @property
+    def shown_kinds(self) -> tuple[str, ...]:
+        """The kind of `shown`, none where it is not stated."""
+        return (self.shown,) if self.shown is not None else ()
 
     def _check_companions(self) -> None:
         needs = {
@@ -95,6 +107,8 @@ class EventsConfig(_Table):
             "like_at": "value",
             "kinds": "kind",
             "positive": "kind",
+            "shown": "kind",
+            "position": "shown",
         }
         for key, needed in needs.items():
             if getattr(self, key) is not None and getattr(self, needed) is None:
@@ -143,13 +157,51 @@ class ItemsConfig(_Table):
         return self
 
 
+class LabelConfig(_Table):
+    """What a head of the ranker predicts of an impression; see `data.tables.Label`."""
+
+    kinds: tuple[Name, ...]
+    counted: bool = False
+    weight: Finite = 0.0
+
+
 class DatasetConfig(_Table):
     """The whole file."""
 
     name: FileStem | None = None
     events: EventsConfig
+    labels: dict[LabelName, LabelConfig] = Field(default_factory=dict)
     users: UsersConfig | None = None
     items: ItemsConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, label in self.labels.items():
+            self._check_label(name, label)
+        return self
+
+    def _check_label(self, name: str, label: LabelConfig) -> None:
+        events = self.events
+        if events.shown is None or events.timestamp is None:
+            missing = "shown" if events.shown is None else "timestamp"
+            raise ValueError(
+                f"labels.{name} needs events.{missing}: a label says what follows an impression"
+            )
+        if name in TAKEN_LABELS:
+            raise ValueError(
+                f"labels.{name}: this name is taken by a head of its own; choose another"
+            )
+        if not label.kinds or len(set(label.kinds)) < len(label.kinds):
+            raise ValueError(f"labels.{name}.kinds should name at least one kind, and each once")
+        for kind in label.kinds:
+            if kind == events.shown:
+                raise ValueError(
+                    f"labels.{name}.kinds: {kind!r} is what was shown, not what was done"
+                )
+            if events.kinds is not None and kind not in events.kinds:
+                raise ValueError(
+                    f"labels.{name}.kinds: {kind!r} is none of kinds{suggest(kind, events.kinds)}"
+                )
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -2,16 +2,26 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
-from candidfeed.data.checks import check_canonical, require_usable, write_quarantine
-from candidfeed.data.tables import Dataset
+from candidfeed.data.checks import (
+    CONTRADICTION,
+    DUPLICATE,
+    check_canonical,
+    repeated_events,
+    require_usable,
+    write_quarantine,
+)
+from candidfeed.data.tables import TIME, Dataset
 from candidfeed.errors import DataError
 
 ReadLog = Callable[..., Dataset]
+NEW_YEAR = datetime(2024, 1, 1, tzinfo=UTC)
 TIMES = 'timestamp = "t"\ntimestamp_unit = "s"\n'
 
 
@@ -159,3 +169,33 @@ def test_a_data_set_that_breaks_the_contract_is_refused(read_log: ReadLog) -> No
     for message, wrong in broken.items():
         with pytest.raises(DataError, match=f"shop: {message}"):
             check_canonical(wrong)
+
+
+# Events that stand more than once
+
+
+def test_repeated_events_are_found_as_by_comparing_all_rows() -> None:
+    rng = np.random.default_rng(0)
+    n = 2_000
+    events = pl.DataFrame(
+        {
+            "user_id": rng.integers(30, size=n),
+            "item_id": rng.integers(30, size=n),
+            "kind": rng.choice(["click", "like"], size=n),
+            "value": rng.choice([1.0, 2.0, None], size=n, p=[0.9, 0.05, 0.05]).tolist(),
+            "timestamp": [NEW_YEAR if each else None for each in rng.integers(2, size=n)],
+        },
+        schema_overrides={"value": pl.Float32, "timestamp": TIME},
+    )
+    rows: dict[tuple[object, ...], list[int]] = {}
+    for place, row in enumerate(events.select(pl.exclude("value")).rows()):
+        rows.setdefault(row, []).append(place)
+    values = events["value"].to_list()
+    again, contradicting = np.zeros(n, bool), np.zeros(n, bool)
+    for places in rows.values():
+        if len({values[one] for one in places}) > 1:
+            contradicting[places] = True
+        again[places[1:]] = True
+    found = {fault.reason: fault.bad.to_numpy() for fault in repeated_events(events)}
+    np.testing.assert_array_equal(found[DUPLICATE], again)
+    np.testing.assert_array_equal(found[CONTRADICTION], contradicting)

@@ -14,6 +14,7 @@ from candidfeed.config import (
     EventsConfig,
     FeatureConfig,
     ItemsConfig,
+    LabelConfig,
     UsersConfig,
 )
 from candidfeed.data.checks import require_usable
@@ -23,6 +24,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-
 SECTIONS: dict[str, type[BaseModel]] = {
     "### The file": DatasetConfig,
     "### `[events]`": EventsConfig,
+    "### `[labels.NAME]`": LabelConfig,
     "### `[users]`": UsersConfig,
     "### `[items]`": ItemsConfig,
     "### `[users.features.NAME]` and `[items.features.NAME]`": FeatureConfig,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from candidfeed.data.checks import CONTRADICTION, DUPLICATE
 from candidfeed.data.files import read_files
+from candidfeed.data.sources import Wanted, needed_bytes
 from candidfeed.data.tables import Dataset
 from candidfeed.errors import ConfigError, DataError
 
@@ -710,3 +711,35 @@ def test_the_order_of_the_rows_does_not_change_what_is_used(
         other.quarantine.select(told).rows()
     )
     assert set(one.users.rows()) == set(other.users.rows())
+
+
+# Memory
+
+
+def test_what_reading_would_not_fit_into_memory_is_refused_before_it_is_read(
+    read_log: ReadLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("candidfeed.data.memory.available_bytes", lambda: 2**20)
+    with pytest.raises(DataError, match=r"^e\.csv: reading it needs 0\.0 GiB of memory and 0\.0"):
+        read_log("u,i\n1,2\n")
+
+
+def test_the_memory_of_a_parquet_file_grows_with_its_rows_and_columns(tmp_path: Path) -> None:
+    path = tmp_path / "e.parquet"
+    pl.DataFrame({"u": range(1000), "kind": ["a"] * 1000}).write_parquet(path)
+    wanted = [Wanted("user_id", "u", "events.user_id"), Wanted("kind", "kind", "events.kind")]
+    assert needed_bytes(path, wanted[:1]) == 1.6 * 1000 * (9 + 8)
+    assert needed_bytes(path, wanted) == 1.6 * 1000 * (9 + 8 + 16)
+    path.write_bytes(b"PAR1 and no more")
+    assert needed_bytes(path, wanted) == 0
+
+
+def test_the_memory_of_a_text_file_grows_with_its_bytes_and_the_share_of_its_columns(
+    tmp_path: Path,
+) -> None:
+    path, packed = tmp_path / "e.tsv", tmp_path / "e.tsv.gz"
+    for one in (path, packed):
+        one.write_bytes(b"u\tkind\tx\ty\n" * 100)
+    wanted = [Wanted("user_id", "u", "events.user_id"), Wanted("kind", "kind", "events.kind")]
+    assert needed_bytes(path, wanted) == 6 * 1100 / 2
+    assert needed_bytes(packed, wanted) == 6 * 1100

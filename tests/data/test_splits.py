@@ -18,6 +18,7 @@ from candidfeed.data.splits import (
     fold_splits,
     inner_split,
     make_split,
+    rolling_splits,
 )
 from candidfeed.data.tables import TIME, Dataset
 from candidfeed.errors import DataError
@@ -574,6 +575,29 @@ def test_one_seed_gives_the_same_folds_and_another_others():
     first = [[fold.source.test.tolist() for fold in fold_splits(split, n_folds=3, seed=s)]
              for s in (1, 1, 2)]  # fmt: skip
     assert first[0] == first[1] != first[2]
+
+
+def test_rolling_cuts_ask_for_the_fifth_that_comes_next_and_know_nothing_later():
+    rows = [("abcde"[t % 5], f"i{t}", 3.0, t) for t in range(100)]
+    split = make_split(dataset_of(rows), "temporal")
+    early, late = rolling_splits(split, starts=(0.4, 0.6))
+    for cut, start in ((early, 32), (late, 48)):
+        in_time = np.sort(split.train.time_s)
+        assert cut.train.time_s.tolist() == in_time[:start].tolist()
+        asked = np.sort(np.concatenate([cut.history.time_s, cut.test.time_s]))
+        assert asked.tolist() == in_time[start : start + 16].tolist()
+        for user in range(5):
+            given = cut.history.time_s[cut.history.user == user]
+            # 16 rows of five users: three or four each, of which one or two are given.
+            assert len(given) in (1, 2)
+            assert given.max() < cut.test.time_s[cut.test.user == user].min()
+        check_no_leak(cut)
+
+
+def test_a_rolling_cut_with_nothing_before_it_is_left_out():
+    rows = [("ab"[t % 2], f"i{t}", 3.0, t // 8) for t in range(20)]
+    split = make_split(dataset_of(rows), "temporal")
+    assert list(rolling_splits(split, starts=(0.0, 0.1))) == []
 
 
 def test_one_fold_is_refused():

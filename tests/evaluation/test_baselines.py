@@ -13,7 +13,7 @@ from candidfeed.data.splits import Split, inner_split, make_split
 from candidfeed.data.tables import TIME, Dataset
 from candidfeed.errors import DataError
 from candidfeed.evaluation import baselines
-from candidfeed.evaluation.baselines import BASELINES, Ials, fit_baselines, why_left_out
+from candidfeed.evaluation.baselines import BASELINES, Ials, fit_baselines, untuned, why_left_out
 from candidfeed.evaluation.ranking_metrics import evaluate_ranking
 from candidfeed.evaluation.rating_baselines import (
     BiasRating,
@@ -142,6 +142,19 @@ def test_a_log_too_small_to_choose_by_takes_the_first_of_each_grid():
     fitted = fit_baselines(make_split(tiny, "random"), seed=1)
     assert fitted["ease"][0].settings == {"l2": 300}
     assert fitted["item-knn"][0].settings == {"k": 100, "shrink": 10}
+
+
+@pytest.mark.parametrize(("limit", "least"), [("MAX_TUNED_EVENTS", 200), ("MAX_TUNED_ITEMS", 19)])
+def test_of_a_log_that_is_too_large_the_first_of_each_grid_is_taken_and_told(
+    monkeypatch, limit, least
+):
+    split = make_split(log_of_two_tastes(), "random")
+    assert untuned(split) == ()
+    monkeypatch.setattr(baselines, limit, least)
+    assert untuned(split) == ("popular-recent", "item-knn", "ease", "ials")
+    first = {name: dict(stages[0][0]) for name, stages in baselines._GRIDS.items()}
+    fitted = fit_baselines(split, seed=1)
+    assert {name: dict(scorer.settings) for name, (scorer, _) in fitted.items()} == first
 
 
 def test_on_a_large_catalogue_l2_is_chosen_on_the_most_popular_items(monkeypatch):

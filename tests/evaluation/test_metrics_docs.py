@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from candidfeed.evaluation import report
+from candidfeed.evaluation.baselines import MAX_TUNED_EVENTS, MAX_TUNED_ITEMS
 from candidfeed.evaluation.bootstrap import N_REPLICATES
 from candidfeed.evaluation.cold_items import AMONG_NEW
 from candidfeed.evaluation.list_metrics import LIST_LENGTH, evaluate_lists
@@ -53,6 +54,8 @@ def test_documented_defaults_are_those_of_the_code():
     assert listed(KS) in section("Averaged over users")
     assert f"The first {LIST_LENGTH} of each user" in section("Lists")
     assert f"cut into {N_BINS} bins" in section("Predicted ratings and likes")
+    limits = f"more than {MAX_TUNED_EVENTS:,} events of train, or {MAX_TUNED_ITEMS:,} items"
+    assert limits in section("The JSON")
     assert f"of {N_REPLICATES:,} resamples" in section("Intervals and differences")
 
 

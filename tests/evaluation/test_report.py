@@ -326,6 +326,15 @@ def test_broken_scores_and_known_targets_are_told():
     assert "7 test pairs were known before" in " ".join(text.split())
 
 
+def test_baselines_that_were_not_tuned_are_told_and_are_in_the_json():
+    figures = {"ease": {"ndcg@10": around(0.4)}}
+    report = report_of(run_of(figures, untuned=("item-knn", "ials")))
+    told = "item-knn, ials: settings not tuned, the log is too large"
+    assert told in " ".join(drawn(report).split())
+    assert report.to_json()["untuned"] == ["item-knn", "ials"]
+    assert "not tuned" not in drawn(report_of(run_of(figures)))
+
+
 def test_names_are_shown_as_they_are():
     run = run_of({"[bold]": {"ndcg@10": around(0.4)}})
     rng = np.random.default_rng(0)

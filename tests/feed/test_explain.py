@@ -1,6 +1,7 @@
 """Reasons are faithful: what is cited is what the score rests on."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -9,7 +10,7 @@ import scipy.sparse as sp
 
 from candidfeed.feed.explain import history_reasons, popular_reasons, strongest
 from candidfeed.feed.served import Neighbours, Past, Person, Served
-from candidfeed.ranking.inputs import RatingScale
+from candidfeed.ranking.rating_scale import RatingScale
 
 # Row: touched, column: candidate. Touching 0 speaks for 2, touching 1 more so; 3 hangs on nothing.
 WEIGHTS = np.zeros((40, 40), np.float32)
@@ -46,9 +47,9 @@ def test_removing_the_cited_item_lowers_the_score_most_and_removing_another_does
     rows = np.arange(tiny_served.n_items, dtype=np.int32)
     for user_id in tiny_served.users.ids[:20]:
         person = tiny_served.person(user_id)
-        scores = tiny_served.neighbours.scores
+        scores = partial(tiny_served.neighbours.scores, own_row=person.row)
         score = scores(person.past.items)
-        cited, adds = strongest(tiny_served, person.past, rows)
+        cited, adds = strongest(tiny_served, person, rows)
         after = {
             place: scores(person.past.without(item).items)
             for place, item in enumerate(person.past.items)

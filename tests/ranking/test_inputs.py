@@ -13,16 +13,13 @@ from candidfeed.data.histories import Histories
 from candidfeed.data.interactions import Interactions
 from candidfeed.ranking.inputs import (
     DENSE_FEATURES,
-    MAX_LEVELS,
     N_TIME_BINS,
     RankerSpace,
-    RatingScale,
-    UserState,
-    UserStates,
     dense_features,
-    nearest_level,
     ranker_inputs,
 )
+from candidfeed.ranking.rating_scale import MAX_LEVELS, RatingScale, nearest_level
+from candidfeed.ranking.user_state import UserState, UserStates
 
 NAN = math.nan
 YEAR_S = 365 * 86_400.0

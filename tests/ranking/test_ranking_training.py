@@ -1,21 +1,14 @@
-"""Fitting the ranker: every rating once an epoch, one user a list; two heads, side by side."""
-
-from dataclasses import replace
+"""Fitting the ranker: two heads, side by side."""
 
 import numpy as np
 import pytest
 
 from candidfeed.data.features import Bag
 from candidfeed.data.interactions import Interactions
-from candidfeed.ranking.inputs import DENSE_FEATURES, RankerSpace, UserStates
-from candidfeed.ranking.training import (
-    NO_LABEL,
-    CandidateLists,
-    FittedRanker,
-    RankerBatches,
-    RankerSettings,
-    fit_ranker,
-)
+from candidfeed.ranking.inputs import DENSE_FEATURES, RankerSpace
+from candidfeed.ranking.settings import RankerSettings
+from candidfeed.ranking.training import CandidateLists, FittedRanker, fit_ranker
+from candidfeed.ranking.user_state import UserStates
 
 N_USERS, N_ITEMS, N_CANDIDATES = 7, 9, 8
 SETTINGS = RankerSettings(
@@ -61,11 +54,6 @@ def candidate_lists() -> CandidateLists:
     return CandidateLists(np.arange(5, dtype=np.int32), items, dense, engaged)
 
 
-def batches_of(*, settings: RankerSettings = SETTINGS) -> RankerBatches:
-    space = space_of()
-    return RankerBatches(space, rated=LOG, states=states_in(space), settings=settings, seed=2)
-
-
 def fit(
     *,
     rated: Interactions | None = LOG,
@@ -80,57 +68,6 @@ def fit(
         space, n_users=N_USERS, n_user_ids=2, rated=rated, states=states_in(space), lists=lists,
         settings=settings, seed=seed, log_more_hits=log_more_hits,
     )  # fmt: skip
-
-
-# Rated rows
-
-
-def test_every_rated_row_is_dealt_once_an_epoch_into_lists_of_one_user() -> None:
-    batches = batches_of()
-    dealings = []
-    for _ in range(3):
-        dealt = batches.dealt
-        assert sorted(dealt[dealt >= 0]) == list(range(len(LOG)))
-        assert dealt.shape[1] == SETTINGS.list_length
-        for row in dealt:
-            assert len(set(LOG.user[row[row >= 0]])) == 1
-        # Nine rows in lists of four: three lists of three each.
-        of_first = dealt[LOG.user[dealt[:, 0]] == 0]
-        assert (of_first >= 0).sum(axis=1).tolist() == [3, 3, 3]
-        assert set(batches.order) == set(range(len(dealt)))
-        dealings.append(dealt.tobytes())
-        batches.on_epoch_end()
-    assert len(set(dealings)) == 3
-
-
-def test_a_rated_batch_asks_for_the_levels_of_its_rows_and_for_no_engagement() -> None:
-    batches = batches_of(settings=replace(SETTINGS, forget_user=0.0))
-    for step in range(len(batches)):
-        dealt = batches.dealt[batches.order[step * 3 : step * 3 + 3]]
-        inputs, labels = batches[step]
-        real = dealt >= 0
-        np.testing.assert_array_equal(labels["rating"][real], LOG.value[dealt[real]] - 1)
-        assert (labels["rating"][~real] == NO_LABEL).all()
-        assert (labels["engaged"] == NO_LABEL).all()
-        np.testing.assert_array_equal(inputs["item"][real], LOG.item[dealt[real]])
-        assert (inputs["item"][~real] == N_ITEMS).all()
-        np.testing.assert_array_equal(inputs["user"], LOG.user[dealt[:, 0]])
-        np.testing.assert_array_equal(inputs["weight"], real)
-        assert (inputs["in_history"][real] == 1).all()
-
-
-def test_users_are_forgotten_by_the_share_that_is_asked_for_in_training_alone() -> None:
-    unknown = replace(SETTINGS, forget_user=1.0)
-    batches = batches_of(settings=unknown)
-    assert (batches[0][0]["user"] == N_USERS).all()
-    dealt, inputs = batches.asked(0)
-    np.testing.assert_array_equal(inputs["user"], LOG.user[dealt[:, 0]])
-
-
-def test_asking_covers_every_row() -> None:
-    batches = batches_of()
-    dealt = np.concatenate([batches.asked(step)[0].ravel() for step in range(len(batches))])
-    assert set(dealt) - {-1} == set(range(len(LOG)))
 
 
 # Fitting

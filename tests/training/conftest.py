@@ -9,7 +9,7 @@ import pytest
 
 from candidfeed.data.splits import Split, make_split
 from candidfeed.data.tables import Dataset
-from candidfeed.ranking.training import RankerSettings
+from candidfeed.ranking.settings import RankerSettings
 from candidfeed.retrieval.training import TowerSettings
 from candidfeed.training.stage_one import StageOneSettings
 from candidfeed.training.two_stage import TwoStage, TwoStageSettings, fit_two_stage

@@ -11,17 +11,16 @@ from candidfeed.data.tables import Dataset
 from candidfeed.ranking.training import CandidateLists
 from candidfeed.training import held_out
 from candidfeed.training.held_out import (
-    ENGAGED,
-    LIKED,
     HeldOut,
     calibrators,
     engagement_of,
     likes_of,
     likes_of_history,
-    of_inner_cut,
+    likes_of_inner_cut,
 )
 from candidfeed.training.predictions import p_like, rating_levels
 from candidfeed.training.two_stage import TwoStage
+from candidfeed.training.value import ENGAGED, LIKED
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +50,8 @@ def test_engagement_is_asked_of_real_candidates_only(pair: TwoStage) -> None:
         lists.dense,
         np.where(np.arange(20) < 15, lists.engaged, -1).astype(np.float32),
     )
-    found = engagement_of(pair.ranker, pair.states, padded)
-    whole = engagement_of(pair.ranker, pair.states, lists)
+    found = engagement_of(pair.ranker, padded)
+    whole = engagement_of(pair.ranker, lists)
     assert len(found.p) == 15 * len(lists)
     assert found.happened.sum() == (lists.engaged[:, :15] > 0).sum()
     np.testing.assert_allclose(found.p, whole.p.reshape(len(lists), 20)[:, :15].ravel())
@@ -61,14 +60,14 @@ def test_engagement_is_asked_of_real_candidates_only(pair: TwoStage) -> None:
 
 def test_of_many_lists_some_are_asked(pair: TwoStage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_out, "MAX_LISTS", 5)
-    found = engagement_of(pair.ranker, pair.states, pair.lists)
+    found = engagement_of(pair.ranker, pair.lists)
     assert 1 < len(np.unique(found.user)) <= 5
 
 
 def test_without_lists_nothing_is_held_out(pair: TwoStage) -> None:
     nothing = CandidateLists(*(getattr(pair.lists, name)[:0] for name in
                                ("user", "items", "dense", "engaged")))  # fmt: skip
-    assert len(engagement_of(pair.ranker, pair.states, nothing).p) == 0
+    assert len(engagement_of(pair.ranker, nothing).p) == 0
 
 
 def test_a_row_of_history_is_asked_while_it_is_not_known(
@@ -100,7 +99,7 @@ def test_too_little_history_is_none(pair: TwoStage, split: Split) -> None:
     assert likes_of_history(split, pair.ranker, pair.features, 4.0, seed=1) is None
 
 
-def test_the_inner_cuts_ranker_learns_neither_its_test_ratings_nor_the_lists_it_is_asked(
+def test_the_inner_cuts_ranker_does_not_learn_the_ratings_that_it_is_asked(
     tiny: Dataset, pair: TwoStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inner = inner_split(make_split(tiny, "random", seed=3), seed=3)
@@ -112,19 +111,10 @@ def test_the_inner_cuts_ranker_learns_neither_its_test_ratings_nor_the_lists_it_
 
     monkeypatch.setattr(held_out, "fit_ranker", watch)
     settings = pair.settings.ranker
-    found = of_inner_cut(
-        inner, pair.features, pair.lists, 4.0, settings=settings, with_likes=True, seed=3
-    )
+    found = likes_of_inner_cut(inner, pair.features, 4.0, settings=settings, seed=3)
     assert len(learned["rated"]) == len(inner.train)
-    np.testing.assert_array_equal(np.sort(found[LIKED].user), np.sort(inner.test.user))
-    users = set(learned["lists"].user.tolist())
-    assert users.isdisjoint(found[ENGAGED].user.tolist())
-    assert users | set(found[ENGAGED].user.tolist()) == set(pair.lists.user.tolist())
-    bare = of_inner_cut(
-        inner, pair.features, pair.lists, None, settings=settings, with_likes=False, seed=3
-    )
-    assert bare.keys() == {ENGAGED}
-    assert learned["rated"] is None
+    assert learned["lists"] is None
+    np.testing.assert_array_equal(np.sort(found.user), np.sort(inner.test.user))
 
 
 def test_of_very_many_ratings_some_users_are_learned_from(split: Split) -> None:

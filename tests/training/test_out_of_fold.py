@@ -9,9 +9,11 @@ from candidfeed.data.splits import Split, make_split
 from candidfeed.data.tables import Dataset
 from candidfeed.ranking.inputs import DENSE_FEATURES
 from candidfeed.ranking.training import CandidateLists
-from candidfeed.training.candidates import all_from_tower
+from candidfeed.retrieval.neighbours import Ease
+from candidfeed.training.candidates import Sources, all_from_tower, candidate_lists
 from candidfeed.training.out_of_fold import (
     least_gain_se,
+    lists_to_learn,
     log_more_hits,
     may_fold,
     out_of_fold_lists,
@@ -40,8 +42,10 @@ def chosen(at_random: Split, features: SideFeatures, brief: TwoStageSettings) ->
 
 @pytest.fixture(scope="module")
 def lists(at_random: Split, features: SideFeatures, chosen: Chosen) -> CandidateLists:
+    inner = chosen.inner
+    ease = Ease.fit(inner.train, known=inner.known, l2=100.0)
     return out_of_fold_lists(
-        at_random, features, chosen, 4.0, all_from_tower(10), neighbour_l2=100.0, seed=SEED
+        at_random, features, chosen, 4.0, all_from_tower(10), neighbour=ease, seed=SEED
     )
 
 
@@ -75,6 +79,39 @@ def test_rows_split_at_random_are_folded_and_rows_split_by_time_or_item_are_not(
         later = replace(at_random, protocol=protocol)
         assert not may_fold(later, settings)
         assert least_gain_se(later, settings) > least_gain_se(at_random, settings)
+
+
+def test_rows_split_by_time_are_learned_from_at_several_cuts_each_by_what_was_before(
+    tiny: Dataset, brief: TwoStageSettings
+) -> None:
+    split = make_split(tiny, "temporal", seed=SEED)
+    features = side_features(tiny, split)
+    chosen = choose_stage_one(split, features, brief.stage_one, seed=SEED)
+    inner = chosen.inner
+    sources = Sources.of(chosen.tried().scorer(inner.known), None, inner)
+    inner_lists = candidate_lists(inner, sources, features, 4.0, all_from_tower(10), seed=SEED)
+    found = lists_to_learn(
+        split, features, chosen, 4.0, all_from_tower(10),
+        neighbour=None, inner_lists=inner_lists, seed=SEED,
+    )  # fmt: skip
+    np.testing.assert_array_equal(found.items[: len(inner_lists)], inner_lists.items)
+    touched = split.train.matrix
+    earlier = found.take(slice(len(inner_lists), None))
+    assert len(earlier) > 0
+    row, place = np.nonzero(earlier.engaged > 0)
+    assert all(touched[user, item] for user, item in
+               zip(earlier.user[row], earlier.items[row, place], strict=True))  # fmt: skip
+
+
+def test_the_first_candidates_are_kept_of_the_lists_that_have_a_hit_among_them() -> None:
+    engaged = np.array([[0, 1, 0], [0, 0, 1], [1, 0, -1]], np.float32)
+    items = np.arange(9, dtype=np.int32).reshape(3, 3)
+    lists = CandidateLists(np.arange(3, dtype=np.int32), items, items[..., None] * 1.0, engaged)
+    first = lists.first(2)
+    assert first.user.tolist() == [0, 2]
+    assert first.items.tolist() == [[0, 1], [6, 7]]
+    assert first.engaged.tolist() == [[0, 1], [1, 0]]
+    assert first.dense.shape == (2, 2, 1)
 
 
 def test_more_hits_are_the_log_of_the_ratio_of_hits_a_list() -> None:

@@ -6,6 +6,8 @@ import numpy as np
 
 from candidfeed.data.splits import Split
 from candidfeed.ranking.inputs import ranker_inputs
+from candidfeed.training.candidates import dense_of
+from candidfeed.training.predictions import USERS_AT_ONCE, candidate_heads
 from candidfeed.training.scorers import (
     RankEverything,
     TwoStageScorer,
@@ -54,6 +56,19 @@ def test_a_users_scores_do_not_depend_on_who_else_is_asked(pair: TwoStage, split
         together = scorer.scores(users)
         np.testing.assert_array_equal(scorer.scores(users[::-1]), together[::-1])
         np.testing.assert_array_equal(scorer.scores(users[5:6]), together[5:6])
+
+
+def test_a_value_of_engagement_alone_is_the_one_that_all_heads_would_give(
+    pair: TwoStage, split: Split
+) -> None:
+    weights = {"engaged": 2.0, "liked": 0.0}
+    alone = replace(pair, settings=replace(pair.settings, value_weights=weights))
+    users = everyone(split)[:USERS_AT_ONCE]
+    found = alone.sources.everything(users)
+    dense = dense_of(alone.ranker.space, alone.states.take(users), found)
+    heads = candidate_heads(alone.ranker, alone.states, users, found.items, dense)
+    values = RankEverything(alone).scores(users)
+    np.testing.assert_allclose(values, value_of(alone, heads), atol=1e-5)
 
 
 def test_the_value_is_the_weighted_sum_of_both_probabilities(pair: TwoStage) -> None:

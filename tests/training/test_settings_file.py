@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from candidfeed.errors import ConfigError
-from candidfeed.ranking.training import RankerSettings
+from candidfeed.ranking.settings import RankerSettings
 from candidfeed.retrieval.closed_forms import ClosedFormSettings
 from candidfeed.retrieval.factorise import FactorSettings
 from candidfeed.retrieval.training import TowerSettings

@@ -11,13 +11,12 @@ from candidfeed.data.splits import Split
 from candidfeed.data.tables import Dataset
 from candidfeed.retrieval.large.training import FittedLarge
 from candidfeed.retrieval.neighbours import ItemKnn
-from candidfeed.training import candidates, stage_one, two_stage
+from candidfeed.training import neighbour_choice, stage_one
 from candidfeed.training.scorers import TwoStageScorer, predict_ratings
 from candidfeed.training.two_stage import (
     TwoStage,
     TwoStageSettings,
     fit_two_stage,
-    neighbour_l2,
     rated_rows,
 )
 
@@ -128,10 +127,9 @@ def test_three_users_train_and_item_knn_stands_in_for_ease(
     fitted_on: Callable[[Dataset], TwoStage],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(two_stage, "MAX_NEIGHBOUR_ITEMS", 10)
+    monkeypatch.setattr(neighbour_choice, "MAX_NEIGHBOUR_ITEMS", 10)
     pair = fitted_on(three_users)
     assert isinstance(pair.sources.neighbour, ItemKnn)
-    assert neighbour_l2(pair.sources.neighbour) is None
     scores = TwoStageScorer(pair).scores(np.arange(3, dtype=np.int32))
     assert np.isfinite(scores).all()
     assert np.isfinite(predict_ratings(pair, pair.split.test).mean).all()
@@ -144,8 +142,8 @@ def test_a_large_catalogue_gets_the_large_model_and_no_neighbours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stage_one, "MAX_CLOSED_ITEMS", 39)
-    monkeypatch.setattr(two_stage, "MAX_NEIGHBOUR_ITEMS", 39)
-    monkeypatch.setattr(candidates, "MAX_KNN_ITEMS", 39)
+    monkeypatch.setattr(neighbour_choice, "MAX_NEIGHBOUR_ITEMS", 39)
+    monkeypatch.setattr(neighbour_choice, "MAX_KNN_ITEMS", 39)
     large = replace(brief.stage_one.large, n_epochs=1)
     settings = replace(brief, stage_one=replace(brief.stage_one, large=large))
     pair = fit_two_stage(tiny, split, settings=settings, seed=SEED)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from candidfeed.cli.datasets import CacheFolder, SettingsFile, open_dataset, open_settings
 from candidfeed.cli.evaluate import N_STEPS as EVALUATE_STEPS
+from candidfeed.cli.evaluate import TestUsers
 from candidfeed.cli.output import LogsFolder, console, notes, require_writable, steps, write_json
 
 # Those of `evaluate`; then candidates and both fits for the release, the export and the writing.
@@ -37,6 +38,7 @@ def build(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the models.")] = 42,
     settings: SettingsFile = None,
+    users: TestUsers = 50_000,
     force: Annotated[
         bool,
         typer.Option(
@@ -74,6 +76,7 @@ def build(
             protocol=protocol,
             seed=seed,
             settings=open_settings(settings),
+            max_users=users,
             force=force,
             report=report,
             note=notes.print,

@@ -13,6 +13,12 @@ from candidfeed.errors import ConfigError
 from candidfeed.extras import import_extra
 
 N_STEPS, N_RETRIEVAL_STEPS = 8, 4
+TestUsers = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Test users to ask for; of more, this many are drawn. All items are ranked."
+    ),
+]
 
 
 class Stage(StrEnum):
@@ -53,12 +59,7 @@ def evaluate(
             min=1, help="Items that retrieval hands to the ranker; 500, or what --settings says."
         ),
     ] = None,
-    users: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Test users to ask for; of more, this many are drawn. All items are ranked."
-        ),
-    ] = 50_000,
+    users: TestUsers = 50_000,
     references: Annotated[
         bool,
         typer.Option(

@@ -4,12 +4,22 @@ import contextlib
 import math
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from candidfeed.data.columns import Fault, place, show
-from candidfeed.data.tables import COLUMN_TYPES, EVENT_COLUMNS, TIME, Dataset, Feature
+from candidfeed.data.tables import (
+    COLUMN_TYPES,
+    EVENT_COLUMNS,
+    POSITION,
+    TIME,
+    Dataset,
+    Feature,
+)
 from candidfeed.errors import DataError
 
 QUARANTINE = {"file": pl.String, "row": pl.Int64, "reason": pl.String, "received": pl.String}
@@ -60,13 +70,14 @@ def repeated_events(events: pl.DataFrame) -> tuple[Fault, ...]:
     Of equal ones the first is kept. Where their values differ, none can be trusted: all are
     removed, so that the result does not depend on the order of the rows.
     """
-    key = events.select(_KEY)
-    repeated = key.is_duplicated()
+    at = _maybe_repeated(events.select(_KEY))
+    suspects = events[at]
+    repeated = suspects.select(_KEY).is_duplicated()
     if not repeated.any():
         return ()
-    n_values = events.select(pl.col("value").n_unique().over(_KEY)).to_series()
-    first = key.select(pl.struct(_KEY).is_first_distinct()).to_series()
-    received = events.select(
+    n_values = suspects.select(pl.col("value").n_unique().over(_KEY)).to_series()
+    first = suspects.select(pl.struct(_KEY).is_first_distinct()).to_series()
+    received = suspects.select(
         pl.format(
             "user {}, item {}, {}, {}, value {}",
             pl.col("user_id").cast(pl.String),
@@ -76,11 +87,29 @@ def repeated_events(events: pl.DataFrame) -> tuple[Fault, ...]:
             pl.col("value").cast(pl.String).fill_null("none"),
         )
     ).to_series()
-    contradicts = repeated & (n_values > 1)
+    of_all = partial(_spread, at, len(events))
+    shown = of_all(received, None)
     return (
-        Fault(CONTRADICTION, contradicts, received, quoted=False),
-        Fault(DUPLICATE, repeated & ~first, received, quoted=False),
+        Fault(CONTRADICTION, of_all(repeated & (n_values > 1), False), shown, quoted=False),
+        Fault(DUPLICATE, of_all(repeated & ~first, False), shown, quoted=False),
     )
+
+
+def _maybe_repeated(key: pl.DataFrame) -> NDArray[np.int64]:
+    """Places of all rows that stand more than once, in order, and of few others.
+
+    By sorted hashes: to compare whole rows takes 200 bytes each.
+    """
+    hashes = key.hash_rows().to_numpy()
+    in_order = np.sort(hashes)
+    twice = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
+    del in_order
+    return np.flatnonzero(np.isin(hashes, twice)) if len(twice) else np.empty(0, np.int64)
+
+
+def _spread(at: NDArray[np.int64], n: int, values: pl.Series, others: bool | None) -> pl.Series:
+    """A column of n rows with these values at these places."""
+    return pl.repeat(others, n, dtype=values.dtype, eager=True).scatter(at, values)
 
 
 def repeated_ids(table: pl.DataFrame, *, key: str) -> tuple[Fault, ...]:
@@ -119,19 +148,20 @@ def check_canonical(dataset: Dataset) -> Dataset:
 
 def _check_events(dataset: Dataset) -> None:
     events = dataset.events
-    expected = [*EVENT_COLUMNS, *(["part"] if "part" in events.columns else [])]
+    further = [column for column in ("part", "position") if column in events.columns]
+    expected = [*EVENT_COLUMNS, *further]
     if events.columns != expected:
         raise DataError(f"{dataset.name}: events have the columns {events.columns}, not {expected}")
-    types = {"kind": pl.String(), "value": pl.Float32(), "timestamp": TIME}
+    types = {"kind": pl.String(), "value": pl.Float32(), "timestamp": TIME, "position": POSITION}
     for column, dtype in types.items():
-        if events.schema[column] != dtype:
+        if events.schema.get(column, dtype) != dtype:
             raise DataError(
                 f"{dataset.name}: events.{column} is {events.schema[column]}, not {dtype}"
             )
     n_times = len(events) - events["timestamp"].null_count()
     if n_times not in (0, len(events)):
         raise DataError(f"{dataset.name}: {n_times:,} of {len(events):,} events have a time")
-    for column in ("user_id", "item_id", "kind", *expected[len(EVENT_COLUMNS) :]):
+    for column in ("user_id", "item_id", "kind", *(one for one in further if one == "part")):
         if events[column].null_count():
             raise DataError(f"{dataset.name}: events.{column} has nulls")
 

@@ -10,11 +10,13 @@ import polars as pl
 
 from candidfeed.data.delimited import ROW
 from candidfeed.data.sources import FILE, Wanted
+from candidfeed.data.tables import POSITION
 from candidfeed.errors import DataError
 
 MAX_ID_BYTES = 1024
 # Squares of it, summed over a log, still fit into a float32.
 LARGEST_NUMBER = 1e12
+LAST_POSITION = 10_000
 _SHOWN_CHARACTERS = 80
 _EXACT_FLOAT = 2.0**53
 _CANONICAL_INTEGER = r"^(?:0|-?[1-9][0-9]{0,18})$"
@@ -28,7 +30,7 @@ class Column:
         name: what the file calls it.
         key: the key of the TOML file that names it (`events.value`).
         raw: the values as they came.
-        files: the file of each value, String.
+        files: the file of each value, Enum.
         rows: the 1-based line or row of each value, Int64.
     """
 
@@ -165,6 +167,16 @@ def parse_numbers(
         above = (numbers > high).fill_null(False)
         faults.append(Fault(f"{column.name!r} is greater than {high:g}", above, column.raw))
     return Parsed(values, tuple(faults))
+
+
+def parse_positions(column: Column) -> Parsed:
+    """Places of a list from 1, UInt16; an empty field is a place that is not known."""
+    numbers = as_numbers(column)
+    whole = (numbers == numbers.floor()) & (numbers >= 1) & (numbers <= LAST_POSITION)
+    wrong = column.raw.is_not_null() & ~whole.fill_null(False)
+    values = numbers.set(wrong, None).cast(POSITION, strict=False)
+    why = f"{column.name!r} is no whole number from 1 to {LAST_POSITION:,}"
+    return Parsed(values, (Fault(why, wrong, column.raw),))
 
 
 def as_text(column: Column, *, what: str) -> pl.Series:

@@ -1,6 +1,6 @@
 """A person's own log, users and items, through one TOML file (docs/data.md)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -14,6 +14,7 @@ from candidfeed.config import (
     EventsConfig,
     FeatureConfig,
     ItemsConfig,
+    LabelConfig,
     UsersConfig,
     load_config,
     suggest,
@@ -26,12 +27,13 @@ from candidfeed.data.columns import (
     parse_ids,
     parse_names,
     parse_numbers,
+    parse_positions,
     show,
 )
 from candidfeed.data.delimited import ROW
 from candidfeed.data.feature_columns import parse_feature
 from candidfeed.data.sources import FILE, Wanted, read_source
-from candidfeed.data.tables import EVENT_COLUMNS, TIME, Dataset, Feature
+from candidfeed.data.tables import EVENT_COLUMNS, TIME, Dataset, Feature, Label
 from candidfeed.data.times import parse_times
 from candidfeed.errors import ConfigError, DataError
 
@@ -89,6 +91,9 @@ def read_files(path: Path, *, now: datetime) -> Dataset:
             max_bad_share=config.events.max_bad_share,
             positive_kinds=positive,
             like_at=config.events.like_at,
+            shown_kind=config.events.shown,
+            labels=_labels(config.labels),
+            attribution_s=config.events.attribution_s,
         )
     )
 
@@ -99,7 +104,8 @@ def _name_of(path: Path) -> str:
 
 def _read_events(config: EventsConfig, folder: Path, *, latest: datetime) -> _Rows:
     """The canonical columns of the events, in the order of the source."""
-    named = {key: getattr(config, key) for key in EVENT_COLUMNS if getattr(config, key) is not None}
+    keys = (*EVENT_COLUMNS, "position")
+    named = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
     wanted = [Wanted(key, column, f"events.{key}") for key, column in named.items()]
     raw = read_source(config.path, folder=folder, wanted=wanted)
     parsed = _parse_events(config, {one.role: Column.of(raw, one) for one in wanted}, latest)
@@ -110,7 +116,7 @@ def _read_events(config: EventsConfig, folder: Path, *, latest: datetime) -> _Ro
     }
     table = raw.select(FILE, ROW).with_columns(
         parsed[key].values.alias(key) if key in parsed else absent[key].alias(key)
-        for key in EVENT_COLUMNS
+        for key in (*EVENT_COLUMNS, *(["position"] if "position" in parsed else []))
     )
     return _usable(table, parsed, repeated_events, source=config.path)
 
@@ -136,6 +142,8 @@ def _parse_events(
             timezone=config.timezone,
             latest=latest,
         )
+    if "position" in columns:
+        parsed["position"] = parse_positions(columns["position"])
     return parsed
 
 
@@ -193,7 +201,7 @@ def _positive_kinds(config: EventsConfig, events: pl.DataFrame, path: Path) -> t
     found = tuple(events["kind"].unique().sort())
     known = config.kinds or found
     if config.positive is None:
-        return known
+        return tuple(name for name in known if name != config.shown)
     for name in config.positive:
         if name not in known and found:
             raise ConfigError(
@@ -239,6 +247,10 @@ def _features(config: UsersConfig | ItemsConfig | None) -> tuple[Feature, ...]:
         Feature(name=name, kind=one.kind, sensitive=one.sensitive)
         for name, one in config.features.items()
     )
+
+
+def _labels(config: Mapping[str, LabelConfig]) -> tuple[Label, ...]:
+    return tuple(Label(name, **dict(one)) for name, one in config.items())
 
 
 def _with_titles(items: pl.DataFrame) -> pl.DataFrame:

@@ -15,11 +15,16 @@ import polars as pl
 
 from candidfeed.config import suggest
 from candidfeed.data.delimited import ROW, open_delimited, read_delimited
+from candidfeed.data.memory import require_memory
 from candidfeed.errors import DataError
 
 FILE = "_file"
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _FORMATS = "CSV (.csv), TSV (.tsv) or Parquet (.parquet), each also gzipped (.gz)"
+# Of the number of a row and of its file; how often the columns are held; of text for each byte.
+_ROW_BYTES, _COPIES, _BYTES_OF_TEXT = 9, 1.6, 6
+_LONGEST_HEADER = 2**16
+_LESS_TO_READ = "read a part of the files, fewer columns, or use a larger machine"
 # What a file really is, where its name says otherwise.
 _SIGNATURES = {
     b"\x1f\x8b": "is gzip-compressed; name it with .gz at the end",
@@ -49,18 +54,63 @@ def read_source(pattern: str, *, folder: Path, wanted: list[Wanted]) -> pl.DataF
         wanted: the columns to read; nothing else is.
 
     Returns:
-        `_file` (String), `_row` (Int64, 1-based line or row) and one raw column per role.
+        `_file` (Enum), `_row` (Int64, 1-based line or row) and one raw column per role.
 
     Raises:
         DataError: no such file, an empty one, one that can't be read, a missing column, a column
-            whose type differs between files, or no row at all.
+            whose type differs between files, no row at all, or more than memory holds.
     """
     paths = _resolve(pattern, folder)
-    frames = [_read_file(path, _shown(path, folder), wanted) for path in paths]
+    needed = sum(needed_bytes(path, wanted) for path in paths)
+    require_memory(needed, f"{pattern}: reading it", mend=_LESS_TO_READ)
+    names = pl.Enum([_shown(path, folder) for path in paths])
+    frames = [_read_file(path, _shown(path, folder), wanted, names) for path in paths]
     if not any(len(frame) for frame in frames):
         only = "has a header but no row" if len(frames) == 1 else "has no row in any of its files"
         raise DataError(f"{pattern}: {only}; nothing can be learned from it")
-    return pl.concat(_alike(frames, wanted), how="vertical_relaxed")
+    frames = _alike(frames, wanted)
+    return _one_below_the_other(frames)
+
+
+def _one_below_the_other(frames: list[pl.DataFrame]) -> pl.DataFrame:
+    """All rows, a column at a time: whole frames beside their copy would take twice the memory.
+
+    Takes the columns out of `frames`.
+    """
+    columns = []
+    for name in frames[0].columns:
+        parts = [frame.select(name) for frame in frames]
+        frames[:] = [frame.drop(name) for frame in frames]
+        columns.append(pl.concat(parts, how="vertical_relaxed", rechunk=True).to_series())
+    return pl.DataFrame(columns)
+
+
+def needed_bytes(path: Path, wanted: list[Wanted]) -> int:
+    """Memory that reading a file takes at its peak; 0 where it can't be told.
+
+    By measured peaks (docs/log.md). Long texts of Parquet, and gzip, take more.
+    """
+    if path.suffix.lower() != ".parquet":
+        return int(_BYTES_OF_TEXT * path.stat().st_size * _share_of_columns(path, len(wanted)))
+    try:
+        table = pl.scan_parquet(path, glob=False)
+        types = table.collect_schema()
+        n_rows = table.select(pl.len()).collect().item()
+    except (pl.exceptions.PolarsError, OSError):
+        return 0
+    known = [types[one.column] for one in wanted if one.column in types]
+    is_wide = [not (one.is_numeric() or one.is_temporal()) for one in known]
+    return int(_COPIES * n_rows * (_ROW_BYTES + sum(16 if wide else 8 for wide in is_wide)))
+
+
+def _share_of_columns(path: Path, n_wanted: int) -> float:
+    """Of a text file's columns those that are read; all where its first line does not tell."""
+    separator = _SEPARATORS.get(path.suffix.lower())
+    if separator is None:
+        return 1.0
+    with path.open("rb") as file:
+        n_columns = file.readline(_LONGEST_HEADER).count(separator.encode()) + 1
+    return min(1.0, n_wanted / n_columns)
 
 
 def _resolve(pattern: str, folder: Path) -> list[Path]:
@@ -98,7 +148,7 @@ def _shown(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
-def _read_file(path: Path, shown: str, wanted: list[Wanted]) -> pl.DataFrame:
+def _read_file(path: Path, shown: str, wanted: list[Wanted], names: pl.Enum) -> pl.DataFrame:
     compressed = path.suffix.lower() == ".gz"
     suffix = (path.with_suffix("") if compressed else path).suffix.lower()
     if suffix != ".parquet" and suffix not in _SEPARATORS:
@@ -111,9 +161,7 @@ def _read_file(path: Path, shown: str, wanted: list[Wanted]) -> pl.DataFrame:
         frame = _read_parquet(path, shown, wanted, unpacked=unpacked)
     else:
         frame = _read_text(path, shown, wanted, separator=_SEPARATORS[suffix], unpacked=unpacked)
-    return frame.insert_column(
-        0, pl.repeat(shown, len(frame), dtype=pl.String, eager=True).alias(FILE)
-    )
+    return frame.insert_column(0, pl.repeat(shown, len(frame), dtype=names, eager=True).alias(FILE))
 
 
 def _check_start(path: Path, shown: str, *, suffix: str, compressed: bool) -> None:

@@ -2,7 +2,7 @@
 
 import difflib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -205,6 +205,30 @@ def fold_splits(split: Split, *, n_folds: int, seed: int) -> Iterator[Split]:
         )
 
 
+def rolling_splits(split: Split, *, starts: Sequence[float]) -> Iterator[Split]:
+    """Cuts the train part in time, once at each of these shares of its rows.
+
+    What happened before is train, and the fifth of the rows that comes next is history and test as
+    under `temporal`; later rows are in no part. A cut that leaves a part empty is left out.
+
+    Args:
+        starts: each from 0 to 1.
+    """
+    log, source = split.train, split.source.train
+    if len(source) != len(log):
+        source = np.arange(len(log), dtype=np.int64)
+    in_time = np.append(np.sort(log.time_s), np.inf)
+    for start in starts:
+        first = int(len(log) * start)
+        cut_s, end_s = in_time[first], in_time[min(len(log), first + _fifth(len(log)))]
+        late = np.flatnonzero((log.time_s >= cut_s) & (log.time_s < end_s))
+        cut = _late_halved(log, np.flatnonzero(log.time_s < cut_s), late)
+        if len(cut.train) and len(cut.test):
+            yield _assemble(
+                "temporal", split.seed, split.users, split.items, log, source, cut, source[:0]
+            )
+
+
 def check_no_leak(split: Split) -> None:
     """Proves that no row is in two parts and that nothing learned from lies after what is asked.
 
@@ -393,10 +417,16 @@ def _temporal(log: Interactions, _seed: int) -> _Cut:
     if cut_s == in_time[0]:
         # The first instant holds most rows: it is all of train, or the cut would be empty.
         cut_s = in_time[np.searchsorted(in_time, in_time[0], side="right") :].min(initial=np.inf)
-    late = np.flatnonzero(log.time_s >= cut_s)
+    return _late_halved(
+        log, np.flatnonzero(log.time_s < cut_s), np.flatnonzero(log.time_s >= cut_s)
+    )
+
+
+def _late_halved(log: Interactions, early: Rows, late: Rows) -> _Cut:
+    """Of each user's late rows the first half, rounded down, is history, the other test."""
     from_end, n_of_user = _place_from_users_end(log.take(late), by=log.time_s[late])
     test = from_end < n_of_user - n_of_user // 2
-    return _Cut(train=np.flatnonzero(log.time_s < cut_s), history=late[~test], test=late[test])
+    return _Cut(train=early, history=late[~test], test=late[test])
 
 
 def _fifth(n: _Count) -> _Count:

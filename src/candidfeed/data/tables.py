@@ -7,6 +7,7 @@ import polars as pl
 
 FeatureKind = Literal["category", "tags", "number", "bucket", "text", "time"]
 TIME = pl.Datetime("us", "UTC")
+POSITION = pl.UInt16()
 EVENT_COLUMNS = ("user_id", "item_id", "kind", "value", "timestamp")
 COLUMN_TYPES: dict[FeatureKind, pl.DataType] = {
     "category": pl.String(),
@@ -31,6 +32,22 @@ class Feature:
 
 
 @dataclass(frozen=True)
+class Label:
+    """What a head of the ranker predicts of an impression.
+
+    Attributes:
+        kinds: events of these kinds that follow it are what happened.
+        counted: whether their number is predicted, and not whether there is any.
+        weight: in the published weighted sum that a list is ordered by.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    counted: bool = False
+    weight: float = 0.0
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A log and what is known of its users and items, checked.
 
@@ -39,7 +56,8 @@ class Dataset:
         events: `user_id`, `item_id` (Int64 or String), `kind` (String), `value` (Float32, null
             where the event carries none), `timestamp` (Datetime us UTC, all null where the log has
             no times), in the order of the source. Where the data set brings its own split there is
-            a further column `part` with `train`, `valid` or `test`.
+            a further column `part` with `train`, `valid` or `test`; where it says at which place of
+            a list something was shown, `position` (UInt16 from 1, null where it is not known).
         users: `user_id` and one column per entry of `user_features`; every user of `events` is in.
         items: `item_id`, `title` (String) and one column per entry of `item_features`; every item
             of `events` is in. Feature columns have the types in COLUMN_TYPES.
@@ -50,6 +68,9 @@ class Dataset:
         positive_kinds: event kinds that count as a positive for retrieval and for top-k metrics.
         like_at: the least value at which an event counts as liked; None where values are not
             ratings.
+        shown_kind: events of this kind say what was shown; None where the log does not.
+        labels: what is to be predicted of an impression.
+        attribution_s: how many seconds after an impression an event is put down to it.
         licence: terms that the person is told once; empty where there are none.
     """
 
@@ -64,6 +85,9 @@ class Dataset:
     max_bad_share: float
     positive_kinds: tuple[str, ...]
     like_at: float | None
+    shown_kind: str | None = None
+    labels: tuple[Label, ...] = ()
+    attribution_s: float = 3600.0
     licence: str = ""
 
     @property

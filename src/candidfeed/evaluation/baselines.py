@@ -26,6 +26,9 @@ _MAX_VALIDATION_USERS = 2_000
 # EASE takes n^3 time: above this many items its l2 is chosen on the most popular of them.
 _MAX_TUNING_ITEMS = 2_500
 _IALS_ITERATIONS = 10
+# Of more rows of train each fit takes minutes, and of more items to rank them all; grids have up to
+# six entries.
+MAX_TUNED_EVENTS, MAX_TUNED_ITEMS = 5_000_000, 200_000
 
 Settings = Mapping[str, float]
 # A model's stages: the best of the first stage is kept, each later stage varies a part of it.
@@ -116,18 +119,35 @@ def why_left_out(split: Split) -> dict[str, str]:
     return reasons | ({"ease": refusal} if refusal else {})
 
 
+def untuned(split: Split) -> tuple[str, ...]:
+    """The baselines whose settings are not chosen, because the log or its catalogue is too large.
+
+    They are fitted with the first entry of their grids.
+    """
+    if _is_tuned(split):
+        return ()
+    left_out = why_left_out(split)
+    has_choice = (name for name, stages in _GRIDS.items() if len(stages) * len(stages[0]) > 1)
+    return tuple(name for name in has_choice if name not in left_out)
+
+
+def _is_tuned(split: Split) -> bool:
+    return len(split.train) <= MAX_TUNED_EVENTS and len(split.items) <= MAX_TUNED_ITEMS
+
+
 def fit_baselines(split: Split, *, seed: int) -> dict[str, tuple[Baseline, float]]:
     """Fits each of BASELINES that the split can have (see `why_left_out`), in that order.
 
     Hyperparameters are chosen by ndcg@100 on a validation part of train (`inner_split`), never on
-    test; each scorer's `settings` says which. Users score from what is known of them.
+    test, but for those that are `untuned`; each scorer's `settings` says which. Users score from
+    what is known of them.
 
     Returns:
         By name: the scorer, and the seconds that its fit on all of train took, without choosing.
     """
     left_out = why_left_out(split)
     known = split.known
-    held_out = _hold_out(split, seed)
+    held_out = _hold_out(split, seed) if _is_tuned(split) else None
     fitted = {}
     for name in BASELINES:
         if name in left_out:

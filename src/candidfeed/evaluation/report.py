@@ -62,6 +62,7 @@ class SeedRun:
         n_non_finite: by model, scores that were NaN or infinite.
         pair: both stages as one system; None where there are no two stages.
         calibration: by head of the ranker.
+        untuned: baselines whose settings were not chosen, for train is too large.
     """
 
     seed: int
@@ -77,6 +78,7 @@ class SeedRun:
     n_users_to_ask: int = 0
     pair: PairFigures | None = None
     calibration: Mapping[str, HeadCalibration] = field(default_factory=dict)
+    untuned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class EvaluationReport:
             "n_known_targets": first.n_known_targets,
             "n_non_finite": dict(first.n_non_finite),
             "chosen": {name: dict(settings) for name, settings in first.chosen.items()},
+            "untuned": list(first.untuned),
             "paired": {
                 model: {metric: _as_json(others) for metric, others in metrics.items()}
                 for model, metrics in self.paired.items()
@@ -361,6 +364,8 @@ def _warnings(report: EvaluationReport) -> list[str]:
         for model, n in first.n_non_finite.items()
         if n
     ]
+    if first.untuned:
+        found.append(f"{', '.join(first.untuned)}: settings not tuned, the log is too large")
     if first.n_known_targets:
         found.append(
             f"{first.n_known_targets:,} test pairs were known before and can't be recommended:"

@@ -10,7 +10,7 @@ from candidfeed.data.features import Bag
 from candidfeed.data.splits import Split, check_no_leak, make_split
 from candidfeed.data.tables import Dataset
 from candidfeed.evaluation import cold_items
-from candidfeed.evaluation.baselines import fit_baselines, why_left_out
+from candidfeed.evaluation.baselines import fit_baselines, untuned, why_left_out
 from candidfeed.evaluation.bootstrap import Figure
 from candidfeed.evaluation.calibration import (
     HeadCalibration,
@@ -24,8 +24,10 @@ from candidfeed.evaluation.rating_baselines import fit_rating_baselines
 from candidfeed.evaluation.rating_metrics import evaluate_likes, evaluate_ratings
 from candidfeed.evaluation.references import BoostedScorer, ranking_references, rating_references
 from candidfeed.evaluation.report import EvaluationReport, SeedRun, summarise
+from candidfeed.keras_backend import compiled_once
+from candidfeed.training.actions import said_of_later
 from candidfeed.training.candidates import candidate_lists
-from candidfeed.training.held_out import ENGAGED, LIKED, MAX_LISTS, engagement_of, likes_of
+from candidfeed.training.held_out import MAX_LISTS, engagement_of, likes_of
 from candidfeed.training.scorers import RankEverything, TwoStageScorer, predict_ratings
 from candidfeed.training.stage_one import StageOneSettings
 from candidfeed.training.two_stage import (
@@ -35,6 +37,7 @@ from candidfeed.training.two_stage import (
     fit_two_stage,
     rated_rows,
 )
+from candidfeed.training.value import ENGAGED, LIKED
 
 # Above this many (user, item) pairs, ranking everything is left out: it is what stage one is for.
 MAX_RANKED_PAIRS = 50_000_000
@@ -61,6 +64,7 @@ class Evaluation:
     left_out: Mapping[str, str]
 
 
+@compiled_once()
 def evaluate(
     dataset: Dataset,
     *,
@@ -105,6 +109,7 @@ def evaluate(
     return summary, evaluations
 
 
+@compiled_once()
 def evaluate_retrieval(
     dataset: Dataset,
     *,
@@ -262,6 +267,7 @@ def _seed_run(split: Split, asked: Split, measured: _Measured) -> SeedRun:
         chosen=measured.chosen,
         n_known_targets=ranked.n_known_targets,
         n_non_finite={name: each.n_non_finite for name, each in measured.ranked.items()},
+        untuned=untuned(split),
     )
 
 
@@ -309,6 +315,7 @@ def _chosen(pair: TwoStage) -> dict[str, dict[str, object]]:
         "quotas": dict(pair.settings.quotas or {}),
         "value_weights": pair.settings.value_weights,
         "neighbour": {} if neighbour is None else dict(neighbour.settings),
+        "ratings_by": pair.ranker.rates_by,
     }
     return {"retrieval": tower, "ranker": {**ranker, **own}}
 
@@ -349,9 +356,14 @@ def _calibration(
     quotas, some = pair.settings.quotas, with_test_users(asked, MAX_LISTS)
     assert quotas is not None
     lists = candidate_lists(some, pair.sources, pair.features, dataset.like_at, quotas, seed=seed)
-    heads = {ENGAGED: engagement_of(pair.ranker, pair.states, lists)}
+    heads = {ENGAGED: engagement_of(pair.ranker, lists)}
     if dataset.like_at is not None and (rated := rated_rows(asked.test, dataset.like_at)):
         heads[LIKED] = likes_of(pair.ranker, pair.states, rated, dataset.like_at)
+    if pair.ranker.actions is not None:
+        heads |= said_of_later(
+            dataset, asked, pair.features, pair.tower, pair.sources.neighbour,
+            pair.ranker.actions, seed=seed,
+        )  # fmt: skip
     segments, n_known = user_segments(dataset, asked), np.diff(asked.known.matrix.indptr)
     found = {
         name: measure_calibration(held, pair.calibration[name], segments, n_known)

@@ -24,11 +24,12 @@ from candidfeed.evaluation.bootstrap import (
 )
 from candidfeed.evaluation.ranking_metrics import evaluate_ranking
 from candidfeed.extras import import_extra
-from candidfeed.ranking.inputs import UserStates
 from candidfeed.ranking.training import fit_ranker, with_chosen_features
+from candidfeed.ranking.user_state import UserStates
 from candidfeed.training.out_of_fold import least_gain_se
 from candidfeed.training.scorers import TwoStageScorer
 from candidfeed.training.two_stage import TwoStage, TwoStageSettings, fit_two_stage, rated_rows
+from candidfeed.training.value import ENGAGED, LIKED
 
 METRIC = "ndcg@10"
 _MAX_USERS = 2_000
@@ -154,7 +155,7 @@ def _defaults() -> dict[str, float]:
         "n_epochs": ranker.n_epochs,
         "list_length": ranker.list_length,
         "lists_per_batch": ranker.lists_per_batch,
-        "liked": usual.value_weights["liked"],
+        "liked": 0.0,
     }
 
 
@@ -169,7 +170,7 @@ def _drawn(trial: Any, usual: TwoStageSettings) -> TwoStageSettings:
         lists_per_batch=trial.suggest_categorical("lists_per_batch", [8, 16, 32]),
     )
     liked = trial.suggest_float("liked", 0.0, 0.5)
-    return replace(usual, ranker=ranker, value_weights={**usual.value_weights, "liked": liked})
+    return replace(usual, ranker=ranker, value_weights=_weights(liked))
 
 
 def _validated(
@@ -182,9 +183,9 @@ def _validated(
 ) -> Values:
     """METRIC of each user's list with a ranker of these settings, float64 [n]."""
     split, space = pair.split, pair.ranker.space
-    chosen = with_chosen_features(
-        pair.lists, settings.ranker, least_gain_se=least_gain_se(split, pair.settings.stage_one),
-        seed=seed,
+    chosen, _ = with_chosen_features(
+        pair.lists, settings.ranker, asked=pair.lists.take(slice(0)),
+        least_gain_se=least_gain_se(split, pair.settings.stage_one), seed=seed,
     )  # fmt: skip
     ranker = fit_ranker(
         space,
@@ -243,6 +244,9 @@ def _gain(
 def _settings_of(params: Mapping[str, Any]) -> TwoStageSettings:
     """The defaults with what a trial changed."""
     usual = TwoStageSettings()
-    weights = {**usual.value_weights, "liked": params["liked"]}
     ranker = replace(usual.ranker, **{key: one for key, one in params.items() if key != "liked"})
-    return replace(usual, ranker=ranker, value_weights=weights)
+    return replace(usual, ranker=ranker, value_weights=_weights(params["liked"]))
+
+
+def _weights(liked: float) -> dict[str, float]:
+    return {ENGAGED: 1.0, LIKED: liked}

@@ -15,7 +15,7 @@ def history_reasons(served: Served, person: Person, rows: Rows) -> list[str]:
     Without that item in the person's past the score would be lower by what it adds. Where no item
     adds anything, the reason is the past as a whole, which is what stage one reads.
     """
-    cited, adds = strongest(served, person.past, rows)
+    cited, adds = strongest(served, person, rows)
     whole = f"fits {_n_events(served, person.past)} as a whole"
     return [
         _because(served, person.past, place) if adding > _LEAST else whole
@@ -30,12 +30,13 @@ def popular_reasons(served: Served, rows: Rows) -> list[str]:
     return [f"popular: {n:,} {'person' if n == 1 else 'people'} {did}" for n in counts]
 
 
-def strongest(served: Served, past: Past, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+def strongest(served: Served, person: Person, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Per candidate: the place in the past that adds most to its neighbour score, and how much.
 
     Of equal ones the later event. int64 and float32, [c] each.
     """
-    adds = served.neighbours.contributions(past.items, rows)
+    past = person.past
+    adds = served.neighbours.contributions(past.items, rows, person.row)
     place = len(past) - 1 - np.argmax(adds[::-1], axis=0)
     return place, adds[place, np.arange(len(rows))]
 

@@ -4,7 +4,7 @@ Nothing here reads a clock, a file or a random number: one release, person and `
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from candidfeed.retrieval.top_k import best_columns
 # For a person without a past: what most people touched, ever.
 POPULAR = "popular"
 # That list is ordered by its one signal: how many people touched an item.
-_POPULAR_WEIGHTS = {"engaged": 1.0, "liked": 0.0}
+_POPULAR_WEIGHTS = {"engaged": 1.0}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,11 @@ class Selected:
 
 @dataclass(frozen=True)
 class Slot:
-    """One place of the slate, from 1; without ratings in the log `p_like` and `rating` are None."""
+    """One place of the slate, from 1; without ratings in the log `p_like` and `rating` are None.
+
+    Attributes:
+        actions: by label, what is expected of it at the first place of a slate.
+    """
 
     position: int
     item_id: int | str
@@ -79,6 +83,7 @@ class Slot:
     rating: float | None
     source: str
     reason: str
+    actions: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -181,8 +186,9 @@ def weights_of(served: Served, person: Person) -> Mapping[str, float]:
 def value(heads: Heads, weights: Mapping[str, float]) -> Floats:
     """The published weighted sum of the heads, float32 [c]."""
     with np.errstate(invalid="ignore", over="ignore"):
-        summed = weights["engaged"] * heads.p_engaged + weights["liked"] * heads.p_like
-        return summed.astype(np.float32)
+        by_name = heads.by_name
+        summed = sum(weight * by_name[name] for name, weight in weights.items() if weight)
+        return np.asarray(summed).astype(np.float32)
 
 
 def select(values: Floats, rows: Rows, k: int) -> Selected:
@@ -217,6 +223,7 @@ def _slots(
             rating=float(heads.rating[place]) if rated else None,
             source=chosen.sources[position - 1],
             reason=reason,
+            actions={name: float(one[place]) for name, one in heads.actions.items()},
         )
         for position, (place, reason) in enumerate(zip(picked, reasons, strict=True), start=1)
     )

@@ -4,14 +4,18 @@ All shapes are fixed by the release: a candidate's predictions are the same to t
 it is scored alone or among others, and in any order.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from candidfeed.feed.exported import Arrays
 from candidfeed.feed.served import FeedSettings, Floats, Person, Rows, Served
-from candidfeed.ranking.inputs import RankerSpace, UserState, dense_features, ranker_inputs
+from candidfeed.ranking.action_inputs import expected_actions, expected_of_anybody
+from candidfeed.ranking.inputs import RankerSpace, dense_features, pair_inputs, user_inputs
+from candidfeed.ranking.user_state import UserState
 from candidfeed.retrieval.index.inner_products import inner_products
 
 # Ratings that an item's share of likes is drawn to the share of all by.
@@ -26,11 +30,19 @@ class Heads:
         p_engaged: probability that the user acts on it.
         p_like: probability that they like it, should they rate it; 0 where the log has no ratings.
         rating: the rating to expect; 0 where the log has none.
+        actions: what is expected of each label, were it shown at the first place: P(it follows),
+            or of a counted one how many.
     """
 
     p_engaged: NDArray[np.float64]
     p_like: NDArray[np.float64]
     rating: NDArray[np.float64]
+    actions: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def by_name(self) -> dict[str, NDArray[np.float64]]:
+        """What the published weighted sum is of."""
+        return {"engaged": self.p_engaged, "liked": self.p_like, **self.actions}
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class View:
 
     Attributes:
         vector: the user tower's, float32 [dim].
-        neighbours: score of every item by the item-to-item model, float32 [n_items].
+        neighbours: score of every item by the neighbour model, float32 [n_items].
     """
 
     vector: Floats
@@ -50,7 +62,8 @@ def view_of(served: Served, person: Person) -> View | None:
     """None for a person without a past."""
     if not len(person.past):
         return None
-    return View(user_vector(served, person), served.neighbours.scores(person.past.items))
+    neighbours = served.neighbours.scores(person.past.items, person.row)
+    return View(user_vector(served, person), neighbours)
 
 
 def tower_scores(served: Served, view: View, rows: Rows) -> Floats:
@@ -96,21 +109,17 @@ def ranked_heads(
     """What the ranker predicts of these candidates.
 
     Args:
-        rows: int32 [c], c at most `candidate_width`.
+        rows: int32 [c].
         tower: inner products of stage one, float32 [c].
-        neighbour: scores of the item-to-item model, float32 [c].
+        neighbour: scores of the neighbour model, float32 [c].
         now_s: seconds since 1970 UTC; NaN if unknown.
     """
-    settings, space = served.settings, served.space
-    items = np.full((1, settings.candidate_width), served.n_items, np.int32)
-    scores = np.zeros((2, *items.shape), np.float32)
-    items[0, : len(rows)] = rows
-    scores[:, 0, : len(rows)] = tower, neighbour
-    state = user_state(space, person, width=settings.ranker_width, now_s=now_s)
-    dense = dense_features(space, state, items, tower=scores[0], neighbour=scores[1])
-    predicted = served.ranker(ranker_inputs(space, state, items, dense))
-    logit = predicted["engaged"][0, : len(rows)].astype(np.float64)
-    p_level = predicted["rating"][0, : len(rows)].astype(np.float64)
+    space = served.space
+    state = user_state(space, person, width=served.settings.ranker_width, now_s=now_s)
+    dense = dense_features(space, state, rows[None], tower=tower[None], neighbour=neighbour[None])
+    predicted = predictions(served, state, rows, dense[0])
+    logit = predicted["engaged"].astype(np.float64)
+    p_level = predicted["rating"].astype(np.float64)
     # What is not finite goes on as it is: it is ranked last, and counted.
     with np.errstate(over="ignore", invalid="ignore"):
         # No matrix products here: their last bits depend on a row's place.
@@ -119,7 +128,61 @@ def ranked_heads(
             p_engaged=calibrated["engaged"](1.0 / (1.0 + np.exp(-logit))),
             p_like=calibrated["liked"]((p_level * space.scale.liked).sum(axis=1)),
             rating=(p_level * space.scale.levels).sum(axis=1),
+            actions=_actions(served, predicted),
         )
+
+
+def _actions(served: Served, predicted: Arrays) -> dict[str, NDArray[np.float64]]:
+    """What is expected of each label, calibrated, [c] each."""
+    space = served.space.actions
+    if space is None:
+        return {}
+    expected = expected_actions(predicted["actions"], space)
+    return {name: served.calibration[name](one) for name, one in expected.items()}
+
+
+def predictions(
+    served: Served, state: UserState, rows: Rows, dense: Floats
+) -> dict[str, NDArray[np.floating]]:
+    """What the ranker says of any number of candidates, [c, ...] by head.
+
+    The user's part is computed once; `candidate_width` candidates are asked for at a time.
+
+    Args:
+        state: of one user, as `user_state` makes it.
+        rows: int32 [c].
+        dense: float32 [c, f].
+    """
+    space, width = served.space, served.settings.candidate_width
+    user = served.ranker_user(user_inputs(space, state))
+    parts = []
+    for start in range(0, max(len(rows), 1), width):
+        some = rows[start : start + width]
+        items = np.full((1, width), space.n_items, np.int32)
+        features = np.zeros((1, width, dense.shape[1]), np.float32)
+        items[0, : len(some)] = some
+        features[0, : len(some)] = dense[start : start + width]
+        heads = served.ranker(candidate_inputs(space, state, user, items, features))
+        parts.append({name: one[0, : len(some)] for name, one in heads.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def candidate_inputs(
+    space: RankerSpace,
+    state: UserState,
+    user: Arrays,
+    items: NDArray[np.int32],
+    dense: Floats,
+) -> dict[str, Any]:
+    """What the release's `ranker` takes.
+
+    Args:
+        user: what its `ranker_user` made of this user.
+        items: int32 [1, candidate_width]; n_items is padding.
+        dense: float32 [1, candidate_width, f].
+    """
+    pairs = pair_inputs(space, state, items, dense, time_s=state.now_s[:, None])
+    return {"user": user, "item": items, **pairs}
 
 
 def popular_heads(served: Served, rows: Rows) -> Heads:
@@ -130,9 +193,12 @@ def popular_heads(served: Served, rows: Rows) -> Heads:
     """
     n_people = np.count_nonzero(np.diff(served.pasts.ends, prepend=0))
     scale, pasts = served.space.scale, served.pasts
+    actions = {}
+    if served.space.actions is not None:
+        actions = expected_of_anybody(served.space.actions, rows)
     if scale.like_at is None:
         nothing = np.zeros(len(rows))
-        return Heads(served.n_people[rows] / n_people, nothing, nothing)
+        return Heads(served.n_people[rows] / n_people, nothing, nothing, actions)
     rated = np.isfinite(pasts.values)
     liked = pasts.values[rated] >= scale.like_at
     n_liked = np.bincount(pasts.items[rated], liked, minlength=served.n_items)[rows]
@@ -141,4 +207,5 @@ def popular_heads(served: Served, rows: Rows) -> Heads:
         p_engaged=served.n_people[rows] / n_people,
         p_like=(n_liked + _SHRINK_RATINGS * liked.mean()) / (n_rated + _SHRINK_RATINGS),
         rating=served.space.items.mean_rating[rows].astype(np.float64),
+        actions=actions,
     )

@@ -21,6 +21,7 @@ from candidfeed.feed.exported import ExportedFunction
 from candidfeed.ranking.calibration import Calibrator
 from candidfeed.ranking.inputs import RankerSpace
 from candidfeed.retrieval.index.vector_index import VectorIndex
+from candidfeed.retrieval.user_knn import UserNeighbours
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
@@ -36,10 +37,9 @@ class FeedSettings:
         n_candidates: how many unseen items retrieval hands to the ranker.
         quotas: how many of them each of `retrieval.merge.SOURCES` may bring.
         value_weights: the published weighted sum that a list is ordered by: of `engaged`, P(the
-            user acts on it), and `liked`, P(they like it).
-        candidate_width: candidates that the ranker's function takes at once, at least
-            n_candidates.
-        tower_width, ranker_width: events of a history that the two functions take.
+            user acts on it), `liked`, P(they like it), and the log's own labels.
+        candidate_width: candidates that `ranker` takes at once, at least n_candidates.
+        tower_width, ranker_width: events of a history that `tower` and `ranker_user` take.
         tower_reads_vectors: whether the tower's function takes the vectors of a history's items
             beside their rows, instead of holding those of all items once more.
     """
@@ -144,8 +144,8 @@ class Neighbours:
 
     weights: Floats | sp.csr_matrix
 
-    def scores(self, touched: Rows) -> Floats:
-        """What the touched items add up to for every item, float32 [n_items]."""
+    def scores(self, touched: Rows, own_row: int) -> Floats:
+        """What the touched items add up to for every item, float32 [n_items]; whoever asks."""
         # In one order: the sum's last bits must not depend on when an item was touched.
         part = self.weights[np.sort(touched)]
         if isinstance(part, np.ndarray):
@@ -154,7 +154,7 @@ class Neighbours:
         summed = np.bincount(part.indices, part.data, minlength=n_items)
         return summed.astype(np.float32)
 
-    def contributions(self, touched: Rows, candidates: Rows) -> Floats:
+    def contributions(self, touched: Rows, candidates: Rows, own_row: int) -> Floats:
         """What each touched item adds to each candidate's score, float32 [touched, candidates]."""
         part = self.weights[touched][:, candidates]
         return part if isinstance(part, np.ndarray) else part.toarray()
@@ -173,11 +173,12 @@ class Served:
         items: one row an item: `item_id`, `title`, and what else is known of it.
         index: stage one's side of the items.
         tower: history and features of a user to a vector, float32 [1, dim].
-        neighbours: the item-to-item model.
+        neighbours: the item-to-item model, or what people with much the same past touched.
         trending: items that most people touched lately, best first, int32 [at most n_items].
         space: what the ranker knows of items, ratings and time.
-        ranker: candidates to logits and rating distributions.
-        calibration: of `engaged` and `liked`, from what the ranker says to how often it is so.
+        ranker_user: a user to what the ranker needs of them, once a request.
+        ranker: that and candidates to logits and rating distributions.
+        calibration: of each head, from what the ranker says to how often it is so.
     """
 
     release_id: str
@@ -190,9 +191,10 @@ class Served:
     items: pl.DataFrame
     index: VectorIndex
     tower: ExportedFunction
-    neighbours: Neighbours
+    neighbours: Neighbours | UserNeighbours
     trending: Rows
     space: RankerSpace
+    ranker_user: ExportedFunction
     ranker: ExportedFunction
     calibration: Mapping[str, Calibrator]
 
@@ -215,11 +217,11 @@ class Served:
         return self.space.scale.like_at is not None
 
     def compile(self, *, quickly: bool) -> None:
-        """Compile both functions side by side; see `ExportedFunction.compile`."""
+        """Compile all functions side by side; see `ExportedFunction.compile`."""
         with ThreadPoolExecutor() as pool:
             for one in [
                 pool.submit(function.compile, quickly=quickly)
-                for function in (self.tower, self.ranker)
+                for function in (self.tower, self.ranker_user, self.ranker)
             ]:
                 one.result()
 

@@ -11,6 +11,7 @@ from candidfeed.ranking.ranker import EngagedHead, EngagedLoss
 # An epoch of few lists is short, and many lists need few epochs.
 _LISTS_LEARNED = 8_000
 _LEAST_EPOCHS = 2
+_ASKED_AT_ONCE = 64
 # Keras takes a number here too, but is typed for text alone.
 _QUIET: dict[str, Any] = {"verbose": 0}
 
@@ -38,7 +39,7 @@ class HeadTraining:
         weight_decay: float,
     ) -> None:
         self.head, self.lists_per_batch = head, lists_per_batch
-        self.model = keras.Sequential([keras.Input(dense.shape[1:]), head])
+        self.model = keras.Sequential([keras.Input((None, dense.shape[-1])), head])
         head.scale.adapt(dense[engaged >= 0][None])
         optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay)
         optimizer.build(self.model.trainable_variables)
@@ -71,4 +72,9 @@ class HeadTraining:
 
     def logits(self, dense: Floats) -> Floats:
         """float32 [n, c]."""
-        return self.model.predict(dense, batch_size=64, **_QUIET)
+        n = len(dense)
+        if n == 0:
+            return np.empty(dense.shape[:2], np.float32)
+        # Whole batches here too.
+        places = np.resize(np.arange(n), -(-n // _ASKED_AT_ONCE) * _ASKED_AT_ONCE)
+        return self.model.predict(dense[places], batch_size=_ASKED_AT_ONCE, **_QUIET)[:n]

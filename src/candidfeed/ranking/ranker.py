@@ -3,183 +3,14 @@
 from typing import Any
 
 import keras
-import numpy as np
-from numpy.typing import NDArray
 
-from candidfeed.data.features import Bag
+from candidfeed.ranking.actions import ActionHeads
+from candidfeed.ranking.posterior_head import PosteriorHead
+from candidfeed.ranking.taste import OrdinalHead, TasteTrunk
 
 Tensor = Any
 # Keras' functions are typed as if they could return None.
 ops: Any = keras.ops
-# Up to here history sums and item features are products of dense matrices: on a processor XLA's
-# scatter, the gradient of a gather, costs more than the zeros do.
-SMALL_CATALOGUE = 20_000
-
-
-@keras.saving.register_keras_serializable("candidfeed")
-class TasteTrunk(keras.layers.Layer):
-    """Utility of an item to a user: a factorisation machine with history sums, `members` times.
-
-    The members have tables of their own, are trained side by side on the same rows and averaged
-    by the heads: on little data that is the cheapest gain there is.
-
-    Output: float32 [batch, candidates, members].
-
-    Source: Koren, KDD 2008 (SVD++: implicit and explicit history sums); Rendle, ICDM 2010 (FM);
-    Gorishniy et al., ICLR 2025 (TabM: members that share a training run).
-    """
-
-    def __init__(
-        self,
-        *,
-        n_users: int,
-        n_items: int,
-        n_user_ids: int,
-        n_item_ids: int,
-        n_times: int,
-        dim: int,
-        members: int,
-        l2: float,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.sizes = {"n_users": n_users, "n_items": n_items, "n_user_ids": n_user_ids,
-                      "n_item_ids": n_item_ids, "n_times": n_times}  # fmt: skip
-        self.dim, self.members, self.l2 = dim, members, l2
-
-    def build(self, input_shape: Any = None) -> None:
-        def table(name: str, n_rows: int, spread: float) -> Any:
-            # One more than dim: the last column is the row's bias.
-            return self.add_weight(
-                shape=(n_rows, self.members * (self.dim + 1)), name=name,
-                initializer=keras.initializers.RandomNormal(stddev=spread),
-            )  # fmt: skip
-
-        sizes = self.sizes
-        self.users = table("users", sizes["n_users"] + 1, 0.05)
-        self.items = table("items", sizes["n_items"] + 1, 0.05)
-        self.shown = table("history_shown", sizes["n_items"] + 1, 0.01)
-        self.valued = table("history_valued", sizes["n_items"] + 1, 0.01)
-        self.user_features = table("user_features", sizes["n_user_ids"], 0.02)
-        self.item_features = table("item_features", sizes["n_item_ids"], 0.02)
-        self.user_times = table("user_times", sizes["n_times"] + 1, 0.02)
-        self.item_times = table("item_times", sizes["n_times"] + 1, 0.02)
-        self.tone_gain = self.add_weight(shape=(), initializer="ones", name="tone_gain")
-        n_rows = sizes["n_items"] + 1 if self.is_small else 1
-        self.content = self.add_weight(
-            shape=(n_rows, sizes["n_item_ids"]),
-            initializer="zeros",
-            trainable=False,
-            name="content",
-        )
-        self.built = True
-
-    @property
-    def is_small(self) -> bool:
-        return self.sizes["n_items"] <= SMALL_CATALOGUE
-
-    def set_items(self, bag: Bag) -> None:
-        """Take the features of all items; a large catalogue reads them from the inputs instead."""
-        if not self.is_small:
-            return
-        content = np.zeros(self.content.shape, np.float32)
-        np.add.at(content, (np.arange(len(bag))[:, None], bag.ids), bag.weights)
-        content[:, 0] = 0.0
-        self.content.assign(content)
-
-    def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
-        item, inside = inputs["item"], inputs["in_history"][..., None]
-        sums, count = self._history_sums(inputs)
-        # Leave the candidate's own event out: the target must not stand in the history.
-        own = self._rows(self.shown, item)
-        own = own + self._rows(self.valued, item) * inputs["own_tone"][..., None]
-        taste = (sums[:, None] - inside * own) / ops.sqrt(ops.maximum(count - inside, 1.0))
-        user = self._rows(self.users, inputs["user"])[:, None]
-        user_bag = self._bag(self.user_features, inputs, "user_feature")[:, None]
-        left = user + user_bag + taste + self._rows(self.user_times, inputs["time_bin"])
-        base, content = self._rows(self.items, item), self._content(inputs)
-        right = base + content + self._rows(self.item_times, inputs["time_bin"])
-        if training:
-            self._regularise(inputs["weight"], user, base, taste, user_bag, content)
-        left, right = self._split(left), self._split(right)
-        # A user without a trained row is still known to rate high or low.
-        tone = self.tone_gain * inputs["user_tone"][:, None, None]
-        bias = tone + left[..., -1] + right[..., -1]
-        return bias + ops.sum(left[..., :-1] * right[..., :-1], axis=-1)
-
-    def _history_sums(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Sum over each history, [batch, width], and its length, [batch, 1, 1]."""
-        history, tone = inputs["history"], inputs["history_tone"]
-        real = ops.cast(history < self.sizes["n_items"], "float32")
-        count = ops.sum(real, axis=1)[:, None, None]
-        if not self.is_small:
-            shown = self._rows(self.shown, history) * real[..., None]
-            return ops.sum(shown + self._rows(self.valued, history) * tone[..., None], 1), count
-        shape = (history.shape[0], self.sizes["n_items"] + 1)
-        user = ops.broadcast_to(ops.arange(shape[0], dtype="int32")[:, None], history.shape)
-        places = ops.stack([ops.reshape(user, (-1,)), ops.reshape(history, (-1,))], axis=-1)
-        shown = ops.matmul(ops.scatter(places, ops.reshape(real, (-1,)), shape), self.shown)
-        valued = ops.matmul(ops.scatter(places, ops.reshape(tone, (-1,)), shape), self.valued)
-        return shown + valued, count
-
-    def _content(self, inputs: dict[str, Tensor]) -> Tensor:
-        if not self.is_small:
-            return self._bag(self.item_features, inputs, "item_feature")
-        return self._rows(ops.matmul(self.content, self.item_features), inputs["item"])
-
-    def _regularise(self, weight: Tensor, *parts: Tensor) -> None:
-        weight = weight / ops.maximum(ops.sum(weight), 1.0)
-        squares = sum(ops.sum(ops.square(part), axis=-1) for part in parts)
-        self.add_loss(self.l2 * ops.sum(weight * squares))
-
-    def _rows(self, table: Tensor, rows: Tensor) -> Tensor:
-        return ops.take(table, rows, axis=0)
-
-    def _bag(self, table: Tensor, inputs: dict[str, Tensor], name: str) -> Tensor:
-        rows = self._rows(table, inputs[name + "_ids"])
-        return ops.sum(rows * inputs[name + "_weights"][..., None], axis=-2)
-
-    def _split(self, joined: Tensor) -> Tensor:
-        return ops.reshape(joined, (*joined.shape[:-1], self.members, self.dim + 1))
-
-    def get_config(self) -> dict[str, Any]:
-        own = {"dim": self.dim, "members": self.members, "l2": self.l2}
-        return {**super().get_config(), **self.sizes, **own}
-
-
-@keras.saving.register_keras_serializable("candidfeed")
-class OrdinalHead(keras.layers.Layer):
-    """Utility to a probability for each rating level, by ordered thresholds on a logistic scale.
-
-    Input: float32 [..., members]; output: float32 [..., levels], the mean over the members.
-
-    Source: McCullagh, JRSS B 1980 (proportional odds).
-    """
-
-    def __init__(self, shares: list[float], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.shares = [float(share) for share in shares]
-
-    def build(self, input_shape: Any = None) -> None:
-        below = np.clip(np.cumsum(self.shares)[:-1], 1e-3, 1 - 1e-3)
-        cuts = np.log(below / (1 - below))
-        gaps = np.log(np.expm1(np.maximum(np.diff(cuts), 1e-3)))
-        first = keras.initializers.Constant(cuts[0])
-        self.first = self.add_weight(shape=(), initializer=first, name="first")
-        self.gaps = self.add_weight(shape=gaps.shape, initializer="zeros", name="gaps")
-        self.gaps.assign(gaps)
-        self.built = True
-
-    def call(self, utility: Tensor) -> Tensor:
-        steps = ops.cumsum(ops.softplus(self.gaps))
-        cuts = self.first + ops.concatenate([ops.zeros(1), steps])
-        below = ops.sigmoid(cuts - utility[..., None])
-        edge = ops.ones_like(below[..., :1])
-        cumulative = ops.concatenate([0.0 * edge, below, edge], axis=-1)
-        return ops.mean(cumulative[..., 1:] - cumulative[..., :-1], axis=-2)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "shares": self.shares}
 
 
 @keras.saving.register_keras_serializable("candidfeed")
@@ -243,15 +74,21 @@ class Ranker(keras.Model):
     user's mean; 0 without one), `user_tone` float32 [b] (the user's mean minus all users'), `item`
     int32 [b, c], `item_feature_ids`/`_weights` [b, c, w], `time_bin` int32 [b, c], `in_history` and
     `own_tone` float32 [b, c] (the candidate's own event, where it is part of the history), `weight`
-    float32 [b, c] (0 where `item` is padding), `dense` float32 [b, c, f].
+    float32 [b, c] (0 where `item` is padding), `dense` float32 [b, c, f]; where there are action
+    heads also what `ActionHeads` reads.
 
-    Outputs, a dict: `engaged` float32 [b, c], a logit; `rating` float32 [b, c, levels].
+    Outputs, a dict: `engaged` float32 [b, c], a logit; `rating` float32 [b, c, levels]; `actions`
+    float32 [b, c, labels], where there are action heads and their inputs: the log of what each
+    expects.
 
     A candidate's outputs do not depend on the other candidates.
 
     Args:
         rates: False where the log has no ratings: then there is no taste trunk, whose tables have a
             row for each user and item, and `rating` is `level_shares` for every candidate.
+        n_draws: of the posterior head, which is mixed into `rating` except in training; 0 without
+            one.
+        actions: the configuration of `ActionHeads`; None without any.
     """
 
     def __init__(
@@ -263,18 +100,24 @@ class Ranker(keras.Model):
         dim: int = 12,
         members: int = 8,
         l2: float = 0.001,
+        n_draws: int = 0,
+        draw_dim: int = 10,
         width: int = 32,
         dropout: float = 0.3,
+        actions: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._config = {
+            "actions": actions,
             "sizes": dict(sizes),
             "level_shares": list(level_shares),
             "rates": rates,
             "dim": dim,
             "members": members,
             "l2": l2,
+            "n_draws": n_draws,
+            "draw_dim": draw_dim,
             "width": width,
             "dropout": dropout,
         }
@@ -282,21 +125,75 @@ class Ranker(keras.Model):
         if rates:
             self.trunk = TasteTrunk(**sizes, dim=dim, members=members, l2=l2, name="taste")
         self.rating = OrdinalHead(level_shares, name="rating_head")
+        self.posterior = None
+        if rates and n_draws:
+            own = {name: sizes[name] for name in ("n_users", "n_items", "n_user_ids")}
+            self.posterior = PosteriorHead(
+                **own, n_levels=len(level_shares), n_draws=n_draws, dim=draw_dim, name="posterior"
+            )
         self.engaged = EngagedHead(width=width, dropout=dropout, name="engaged_head")
+        self.actions = None if actions is None else ActionHeads(**actions)
 
     def build(self, input_shape: dict[str, Any]) -> None:
         if self.trunk is not None:
             self.trunk.build()
             self.rating.build()
+        if self.posterior is not None:
+            self.posterior.build()
         self.engaged.build(input_shape["dense"])
+        if self.actions is not None:
+            self.actions.build(input_shape)
         self.built = True
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> dict[str, Tensor]:
+        user, item = self.user_part(inputs, training=training), self.item_part(inputs)
+        return self.heads(user, item, inputs, training=training)
+
+    def user_part(self, inputs: dict[str, Tensor], training: bool = False) -> dict[str, Tensor]:
+        """What does not depend on the candidate, [b, ...] each: served once a request."""
+        recent = {name: inputs[name] for name in ActionHeads.READS_OF_USER if name in inputs}
+        if self.trunk is None:
+            return recent
+        part = {**recent, **self.trunk.user_part(inputs, training=training)}
+        if self.posterior is not None and not training:
+            part |= self.posterior.user_part(inputs)
+        return part
+
+    def item_part(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What depends on the candidate alone, [b, c, ...] each: a release holds it for each item.
+
+        Only what begins with `item` is read of the inputs.
+        """
+        part = {} if self.trunk is None else self.trunk.item_part(inputs)
+        return part if self.posterior is None else {**part, **self.posterior.item_part(inputs)}
+
+    def heads(
+        self,
+        user: dict[str, Tensor],
+        item: dict[str, Tensor],
+        inputs: dict[str, Tensor],
+        training: bool = False,
+    ) -> dict[str, Tensor]:
+        """The outputs, of the two parts and of what is known of each pair.
+
+        Of the inputs neither the history is read nor ids and features of the user and the items.
+        """
         engaged = self.engaged(inputs["dense"], training=training)
         if self.trunk is None:
             shares = ops.convert_to_tensor(self.rating.shares, dtype="float32")
-            return {"engaged": engaged, "rating": ops.zeros_like(engaged)[..., None] + shares}
-        return {"engaged": engaged, "rating": self.rating(self.trunk(inputs, training=training))}
+            found = {"engaged": engaged, "rating": ops.zeros_like(engaged)[..., None] + shares}
+        else:
+            utility = self.trunk.utility(user, item, inputs, training=training)
+            rating = self.rating(utility)
+            if self.posterior is not None and not training:
+                share = user["posterior_share"][:, None]
+                rating = rating + share * (self.posterior.levels(user, item) - rating)
+            found = {"engaged": engaged, "rating": rating}
+        # The trunk is trained on inputs of its own, which say nothing of what was shown.
+        if self.actions is not None and "rates" in inputs:
+            said = self.actions({**inputs, **user}, training=training)
+            found["actions"] = self.actions.expected(said)
+        return found
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self._config}
@@ -327,34 +224,3 @@ class EngagedLoss(keras.losses.Loss):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "list_weight": self.list_weight}
-
-
-@keras.saving.register_keras_serializable("candidfeed")
-class RatingLoss(keras.losses.Loss):
-    """Negative log-likelihood of the observed level.
-
-    `y_true` int32 [batch, candidates], -1 where no rating is known. The loss is the mean over the
-    batch's ratings, in nats.
-    """
-
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        known = ops.cast(y_true >= 0, "float32")
-        level = ops.maximum(y_true, 0)
-        p_seen = ops.take_along_axis(y_pred, ops.cast(level, "int32")[..., None], axis=-1)[..., 0]
-        total = ops.maximum(ops.sum(known), 1.0)
-        per_list = -ops.sum(known * ops.log(ops.maximum(p_seen, 1e-7)), axis=-1)
-        return per_list * ops.cast(ops.shape(y_true)[0], "float32") / total
-
-
-def expected_rating(
-    p_level: NDArray[np.floating], levels: NDArray[np.floating]
-) -> NDArray[np.float32]:
-    """Mean of each distribution, float32 [...]: the prediction with the least squared error."""
-    return (p_level @ levels).astype(np.float32)
-
-
-def median_rating(
-    p_level: NDArray[np.floating], levels: NDArray[np.floating]
-) -> NDArray[np.float32]:
-    """Median level of each distribution, float32 [...]: the one with the least absolute error."""
-    return levels[(np.cumsum(p_level, axis=-1) < 0.5).sum(axis=-1)].astype(np.float32)

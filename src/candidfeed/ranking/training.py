@@ -2,58 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from candidfeed.data.interactions import Interactions
+from candidfeed.ranking.action_training import Actions
 from candidfeed.ranking.engagement import HeadTraining
 from candidfeed.ranking.feature_choice import choose_features, reads
-from candidfeed.ranking.inputs import (
-    DENSE_FEATURES,
-    RankerSpace,
-    UserStates,
-    nearest_level,
-    ranker_inputs,
-)
-from candidfeed.ranking.ranker import EngagedHead, EngagedLoss, Ranker, RatingLoss
+from candidfeed.ranking.inputs import DENSE_FEATURES, RankerSpace, ranker_inputs
+from candidfeed.ranking.posterior_training import fill_posterior, pays
+from candidfeed.ranking.ranker import EngagedHead, Ranker
+from candidfeed.ranking.settings import RankerSettings
+from candidfeed.ranking.taste_training import RankerBatches, fit_trunk
+from candidfeed.ranking.user_state import UserStates
 
 Floats = NDArray[np.float32]
-Batch = tuple[dict[str, NDArray[np.generic]], dict[str, NDArray[np.generic]]]
-NO_LABEL = -1
-# Keras takes a number here too, but is typed for text alone.
-_QUIET: dict[str, Any] = {"verbose": 0}
-
-
-@dataclass(frozen=True)
-class RankerSettings:
-    """How the ranker is built and trained.
-
-    Attributes:
-        features: what the engagement head reads, a name in `feature_choice.READABLE`.
-        dim: length of a member's taste vectors.
-        members: taste models that are averaged.
-        forget_user: share of the lists whose user is trained as an unknown one.
-        l2: weight of the squared taste vectors, per row of the batch.
-        learning_rate: of Adam; for the taste trunk it falls to a tenth along a cosine.
-        weight_decay: of the engagement head.
-        n_epochs: passes over the ratings; over candidate lists at most, of many fewer.
-        list_length: rated rows of one user in a batch.
-        lists_per_batch: users a step.
-    """
-
-    features: str = "all"
-    dim: int = 12
-    members: int = 8
-    forget_user: float = 0.3
-    l2: float = 0.001
-    learning_rate: float = 5e-3
-    weight_decay: float = 0.1
-    n_epochs: int = 8
-    list_length: int = 128
-    lists_per_batch: int = 16
 
 
 @dataclass(frozen=True)
@@ -75,6 +40,22 @@ class CandidateLists:
     def __len__(self) -> int:
         return len(self.items)
 
+    def take(self, places: NDArray[np.integer] | slice) -> "CandidateLists":
+        """The lists at these places."""
+        return CandidateLists(
+            self.user[places], self.items[places], self.dense[places], self.engaged[places]
+        )
+
+    def first(self, n: int) -> "CandidateLists":
+        """The first n candidates of each list, of the lists that have a hit among them."""
+        found = (self.engaged[:, :n] > 0).any(axis=1)
+        return CandidateLists(
+            self.user[found],
+            self.items[found, :n],
+            self.dense[found, :n],
+            self.engaged[found, :n],
+        )
+
     def joined(self, later: "CandidateLists") -> "CandidateLists":
         """Both, one after the other; both come from one set of users and items."""
         return CandidateLists(
@@ -94,79 +75,17 @@ class FittedRanker:
     settings: RankerSettings
     curves: dict[str, list[float]]
     engagement_curves: dict[str, list[float]]
+    actions: Actions | None = None
 
-
-class RankerBatches(keras.utils.PyDataset):
-    """Batches of rated rows, in lists of one user; each epoch deals them anew."""
-
-    def __init__(
-        self,
-        space: RankerSpace,
-        *,
-        rated: Interactions,
-        states: UserStates,
-        settings: RankerSettings,
-        seed: int,
-    ) -> None:
-        super().__init__(workers=1, use_multiprocessing=False)
-        self.space, self.states, self.settings = space, states, settings
-        self.rated, self.n_users = rated, len(states)
-        self.rng = np.random.default_rng(seed)
-        self.on_epoch_end()
-
-    def __len__(self) -> int:
-        return -(-len(self.dealt) // self.settings.lists_per_batch)
-
-    def on_epoch_end(self) -> None:
-        self.dealt = self._deal()
-        order = self.rng.permutation(len(self.dealt))
-        self.order = np.resize(order, len(self) * self.settings.lists_per_batch)
-
-    def __getitem__(self, step: int) -> Batch:
-        b = self.settings.lists_per_batch
-        return self._batch(self.dealt[self.order[step * b : (step + 1) * b]])
-
-    def asked(self, step: int) -> tuple[NDArray[np.int64], dict[str, NDArray[np.generic]]]:
-        """Rows of `rated` in a batch, int64 [lists, list_length] (-1 is padding), and its inputs.
-
-        The steps cover every row; some may come twice.
-        """
-        b = self.settings.lists_per_batch
-        dealt = self.dealt[np.arange(step * b, (step + 1) * b) % len(self.dealt)]
-        inputs = self._batch(dealt)[0]
-        inputs["user"] = self.rated.user[np.maximum(dealt[:, 0], 0)]
-        return dealt, inputs
-
-    def _deal(self) -> NDArray[np.int64]:
-        """Rows of `rated` in lists of one user, int64 [n_lists, list_length], padded with -1."""
-        c = self.settings.list_length
-        order = np.lexsort((self.rng.random(len(self.rated)), self.rated.user))
-        user = self.rated.user[order]
-        counts = np.bincount(user, minlength=self.rated.n_users)
-        within = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-        lists_of_user = -(-counts // c)
-        first = np.cumsum(lists_of_user) - lists_of_user
-        # Deal round and round, so that the lists of one user are equally long.
-        row = first[user] + within % lists_of_user[user]
-        dealt = np.full((lists_of_user.sum(), c), -1, dtype=np.int64)
-        dealt[row, within // lists_of_user[user]] = order
-        return dealt
-
-    def _batch(self, dealt: NDArray[np.int64]) -> Batch:
-        real, rows = dealt >= 0, np.maximum(dealt, 0)
-        items = np.where(real, self.rated.item[rows], self.space.n_items).astype(np.int32)
-        state = self.states.take(self.rated.user[rows[:, 0]])
-        dense = np.zeros((*items.shape, len(DENSE_FEATURES)), np.float32)
-        time_s = self.rated.time_s[rows]
-        levels = nearest_level(self.rated.value[rows], self.space.scale.levels)
-        labels = {
-            "engaged": np.full(items.shape, NO_LABEL, np.float32),
-            "rating": np.where(real, levels, NO_LABEL).astype(np.int32),
-        }
-        inputs = ranker_inputs(self.space, state, items, dense, time_s=time_s)
-        unknown = self.rng.random(len(state.row)) < self.settings.forget_user
-        inputs["user"] = np.where(unknown, self.n_users, state.row).astype(np.int32)
-        return inputs, labels
+    @property
+    def rates_by(self) -> str:
+        """What its rating distributions come from."""
+        if self.model.trunk is None:
+            return "nothing: the log has no ratings"
+        if self.model.posterior is None:
+            return "ordinal taste trunk"
+        n_draws = self.model.posterior.sizes["n_draws"]
+        return f"Bayesian ordinal factorisation (Gibbs, {n_draws} draws) mixed with the taste trunk"
 
 
 def fit_ranker(
@@ -180,6 +99,8 @@ def fit_ranker(
     settings: RankerSettings,
     seed: int,
     log_more_hits: float = 0.0,
+    actions: Actions | None = None,
+    head_of: FittedRanker | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> FittedRanker:
     """Train both heads, one after the other: they share no weight.
@@ -189,6 +110,8 @@ def fit_ranker(
         states: of all users, as the rated rows' users are known.
         lists: candidates with feedback; None or none at all trains the rating head alone.
         log_more_hits: log of how many more hits than one of these a list will hold when asked.
+        actions: heads that are trained already.
+        head_of: whose engagement head has learned from these very lists already.
         callbacks: of the training on rated rows.
 
     Where there is neither, both heads stay as they begin: every candidate is equal.
@@ -208,13 +131,22 @@ def fit_ranker(
         dim=settings.dim,
         members=settings.members,
         l2=settings.l2,
+        n_draws=settings.n_draws if pays(rated) else 0,
+        draw_dim=settings.draw_dim,
+        actions=None if actions is None else actions.heads.get_config(),
     )
-    model.build(_input_shapes(space, states, settings))
+    whole = space if actions is None else replace(space, actions=actions.space)
+    model.build(_input_shapes(whole, states, settings))
+    if model.actions is not None and actions is not None:
+        model.actions.set_weights(actions.heads.get_weights())
     if model.trunk is not None:
         model.trunk.set_items(space.item_bag)
     curves, engagement_curves = {}, {}
     # The head first: every step of the trunk's moves the state of what dropout draws.
-    if lists:
+    if head_of is not None:
+        model.engaged.set_weights(head_of.model.engaged.get_weights())
+        engagement_curves = head_of.engagement_curves
+    elif lists:
         training = head_training(model.engaged, lists, settings)
         engagement_curves = training.fit(
             lists.dense, lists.engaged, reads=reads(settings.features),
@@ -223,27 +155,10 @@ def fit_ranker(
         model.engaged.raise_logits(log_more_hits)
     if model.trunk is not None and rated is not None and len(rated):
         batches = RankerBatches(space, rated=rated, states=states, settings=settings, seed=seed)
-        curves = _fit_trunk(model, batches, settings, callbacks)
-    return FittedRanker(model, space, settings, curves, engagement_curves)
-
-
-def _fit_trunk(
-    model: Ranker,
-    batches: RankerBatches,
-    settings: RankerSettings,
-    callbacks: Sequence[keras.callbacks.Callback],
-) -> dict[str, list[float]]:
-    steps = len(batches) * settings.n_epochs
-    rate: Any = keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps, alpha=0.1)
-    # The batches label no engagement: its head gets no gradient, and stays as it is.
-    model.compile(
-        optimizer=keras.optimizers.Adam(rate),
-        loss={"engaged": EngagedLoss(), "rating": RatingLoss()},
-    )
-    fitted = model.fit(
-        batches, epochs=settings.n_epochs, shuffle=False, callbacks=list(callbacks), **_QUIET
-    )
-    return fitted.history
+        curves = fit_trunk(model, batches, settings, callbacks)
+        if model.posterior is not None:
+            fill_posterior(model.posterior, space, rated, states, seed=seed)
+    return FittedRanker(model, whole, settings, curves, engagement_curves, actions)
 
 
 def head_training(
@@ -269,20 +184,31 @@ def _input_shapes(
 
 
 def with_chosen_features(
-    lists: CandidateLists, settings: RankerSettings, *, least_gain_se: float, seed: int
-) -> RankerSettings:
+    lists: CandidateLists,
+    settings: RankerSettings,
+    *,
+    asked: CandidateLists,
+    least_gain_se: float,
+    seed: int,
+) -> tuple[RankerSettings, Floats | None]:
     """The settings with the features that order a held-out third of the users' lists best.
 
     Args:
+        asked: lists that heads are asked about that learned none of their users'.
         least_gain_se: by how many standard errors a richer set must be better.
+
+    Returns:
+        Also what they say, `FeatureChoice.said`.
     """
-    name = choose_features(
+    choice = choose_features(
         lambda head: head_training(head, lists, settings),
         lists.dense,
         lists.engaged,
         lists.user,
+        asked=asked.dense,
+        asked_user=asked.user,
         n_epochs=settings.n_epochs,
         least_gain_se=least_gain_se,
         seed=seed,
     )
-    return replace(settings, features=name)
+    return replace(settings, features=choice.name), choice.said

@@ -12,7 +12,8 @@ from candidfeed.data.checks import require_usable
 from candidfeed.data.splits import make_split
 from candidfeed.data.tables import Dataset
 from candidfeed.evaluation.report import EvaluationReport, summarise, verdict
-from candidfeed.evaluation.run import Evaluation, evaluate_once
+from candidfeed.evaluation.run import MAX_TEST_USERS, Evaluation, evaluate_once
+from candidfeed.keras_backend import compiled_once
 from candidfeed.release.bundle import REPORT, encode, encode_json
 from candidfeed.release.export import export_pair
 from candidfeed.release.figures import FIGURES, encode_figures, figures_of
@@ -53,6 +54,7 @@ class Built:
     curves: Mapping[str, Mapping[str, list[float]]]
 
 
+@compiled_once()
 def build_release(
     dataset: Dataset,
     target: Path,
@@ -60,6 +62,7 @@ def build_release(
     protocol: str | None,
     seed: int,
     settings: TwoStageSettings,
+    max_users: int = MAX_TEST_USERS,
     force: bool = False,
     report: Report = lambda _step: None,
     note: Report = lambda _line: None,
@@ -72,6 +75,7 @@ def build_release(
     Args:
         target: the release's folder: not there yet, empty, or a release.
         protocol: how to split for the report; the strictest that the data set allows where None.
+        max_users: test users who are asked for; of more, this many are drawn.
         force: publish it although it is worse than what is live or than popularity.
         report: is told the name of each step as it begins.
         note: is told where a training that was killed goes on.
@@ -88,7 +92,9 @@ def build_release(
     split = make_split(dataset, protocol, seed=seed)
     with training_folder(target) as folder:
         settings = _resumed(settings, Resume(folder, note))
-        measured = evaluate_once(dataset, split, settings=settings, seed=seed, report=steps.begin)
+        measured = evaluate_once(
+            dataset, split, settings=settings, seed=seed, max_users=max_users, report=steps.begin
+        )
         summary = _summary(dataset, measured, seed)
         figures = figures_of(measured.run, split.users)
         gate = pass_gate(target, figures, split.test_rows_sha256, force=force)

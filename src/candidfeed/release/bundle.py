@@ -5,9 +5,11 @@
     users.parquet           ids, in the order of their rows
     items.parquet           ids, titles and what else is known, in the order of their rows
     arrays.safetensors      features, histories, statistics and vectors, by name
-    neighbours.safetensors  item-to-item weights, dense or as CSR
+    neighbours.safetensors  item-to-item weights, dense or as CSR, or who touched what
     tower.stablehlo         stage one's user side, and its weights in tower.safetensors
-    ranker.stablehlo        stage two, and its weights in ranker.safetensors
+    ranker_user.stablehlo   stage two's user part, and its weights in ranker_user.safetensors
+    ranker.stablehlo        the rest of stage two, and in ranker.safetensors its weights and its
+                            part of every item
     index.*                 of a large catalogue: the item vectors and their lists, mapped into
                             memory (`retrieval/index/files.py`); a small one has its vectors above
     report.json             how good it is, beside the baselines; written by the build
@@ -30,19 +32,23 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from candidfeed.data.features import Bag, FeatureMap
+from candidfeed.data.tables import Label
 from candidfeed.data.vocabulary import Vocabulary
 from candidfeed.errors import ReleaseError
 from candidfeed.feed.exported import ExportedFunction
 from candidfeed.feed.served import FeedSettings, Neighbours, Pasts, Served
+from candidfeed.ranking.action_inputs import ActionSpace, Rates
 from candidfeed.ranking.calibration import Calibrator
-from candidfeed.ranking.inputs import ItemStatistics, RankerSpace, RatingScale
+from candidfeed.ranking.inputs import ItemStatistics, RankerSpace
+from candidfeed.ranking.rating_scale import RatingScale
 from candidfeed.release.storage import FileContent, read_directory
 from candidfeed.retrieval.index.files import files_of, open_checked
 from candidfeed.retrieval.index.state import EXACT
 from candidfeed.retrieval.index.vector_index import VectorIndex
+from candidfeed.retrieval.user_knn import UserNeighbours
 
 REPORT = "report.json"
-_FUNCTIONS = ("tower", "ranker")
+_FUNCTIONS = ("tower", "ranker_user", "ranker")
 # As safetensors names them.
 _DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32,
@@ -64,6 +70,7 @@ def encode(served: Served) -> dict[str, FileContent]:
         "n_item_ids": space.n_item_ids,
         "index": asdict(served.index.report),
         "calibration": {name: one.to_json() for name, one in served.calibration.items()},
+        "labels": [asdict(one) for one in space.actions.labels] if space.actions else [],
     }
     arrays = {
         **_flat("user_bag", served.user_bag),
@@ -74,6 +81,7 @@ def encode(served: Served) -> dict[str, FileContent]:
         "rating.shares": space.scale.shares,
         "time_edges": space.time_edges,
         "trending": served.trending,
+        **(_of_actions(space.actions) if space.actions else {}),
     }
     maps = {"users": served.user_map.to_json(), "items": served.item_map.to_json()}
     files: dict[str, FileContent] = {}
@@ -139,6 +147,7 @@ def _decode(folder: Path, *, release_id: str) -> Served:
         scale=scale,
         time_edges=arrays["time_edges"],
         n_item_ids=config["n_item_ids"],
+        actions=_actions_of(config["labels"], arrays),
     )
     return Served(
         release_id=release_id,
@@ -154,10 +163,32 @@ def _decode(folder: Path, *, release_id: str) -> Served:
         trending=arrays["trending"],
         space=space,
         tower=_function(folder, "tower"),
+        ranker_user=_function(folder, "ranker_user"),
         ranker=_function(folder, "ranker"),
         calibration={
             name: Calibrator.from_json(one) for name, one in config["calibration"].items()
         },
+    )
+
+
+def _of_actions(space: ActionSpace) -> Arrays:
+    return {
+        "actions.by_position": space.by_position,
+        "actions.tastes": space.tastes,
+        **_flat("actions.items", space.items),
+        **_flat("actions.users", space.users),
+    }
+
+
+def _actions_of(labels: list[dict[str, Any]], arrays: Arrays) -> ActionSpace | None:
+    if not labels:
+        return None
+    return ActionSpace(
+        labels=tuple(Label(**{**one, "kinds": tuple(one["kinds"])}) for one in labels),
+        by_position=arrays["actions.by_position"],
+        items=_struct("actions.items", Rates, arrays),
+        users=_struct("actions.users", Rates, arrays),
+        tastes=arrays["actions.tastes"],
     )
 
 
@@ -172,14 +203,28 @@ def _function(folder: Path, name: str) -> ExportedFunction:
     return ExportedFunction((folder / f"{name}.stablehlo").read_bytes(), weights)
 
 
-def _weights_of(neighbours: Neighbours) -> Arrays:
+def _weights_of(neighbours: Neighbours | UserNeighbours) -> Arrays:
+    if isinstance(neighbours, UserNeighbours):
+        touched = neighbours.touched
+        return {
+            "items": touched.indices,
+            "ends": touched.indptr,
+            "n_items": np.array(touched.get_shape()[1]),
+            "k": np.array(neighbours.k),
+            "shrink": np.array(neighbours.shrink),
+        }
     weights = neighbours.weights
     if isinstance(weights, np.ndarray):
         return {"dense": weights}
     return {"data": weights.data, "indices": weights.indices, "indptr": weights.indptr}
 
 
-def _neighbours_of(arrays: Arrays) -> Neighbours:
+def _neighbours_of(arrays: Arrays) -> Neighbours | UserNeighbours:
+    if "shrink" in arrays:
+        items, ends = arrays["items"], arrays["ends"]
+        shape = (len(ends) - 1, int(arrays["n_items"]))
+        touched = sp.csr_matrix((np.ones(len(items), np.float32), items, ends), shape=shape)
+        return UserNeighbours(touched, int(arrays["k"]), float(arrays["shrink"]))
     if "dense" in arrays:
         return Neighbours(arrays["dense"])
     n_items = len(arrays["indptr"]) - 1

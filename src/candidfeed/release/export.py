@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import jax
 import jax.export  # is not loaded by `import jax`
+import jax.numpy as jnp
 import keras
 import numpy as np
 import polars as pl
@@ -17,10 +19,13 @@ from candidfeed.data.splits import Split
 from candidfeed.data.tables import Dataset, Feature
 from candidfeed.errors import ReleaseError
 from candidfeed.feed.exported import Arrays, ExportedFunction
-from candidfeed.feed.scoring import tower_inputs, user_state, user_vector
+from candidfeed.feed.scoring import candidate_inputs, tower_inputs, user_state, user_vector
 from candidfeed.feed.served import FeedSettings, Floats, Neighbours, Pasts, Person, Served
-from candidfeed.ranking.inputs import DENSE_FEATURES, RankerSpace, ranker_inputs
-from candidfeed.ranking.inputs import MAX_HISTORY as MAX_RANKER_HISTORY
+from candidfeed.ranking.inputs import DENSE_FEATURES, RankerSpace, item_inputs, user_inputs
+from candidfeed.ranking.ranker import Ranker
+from candidfeed.ranking.training import FittedRanker
+from candidfeed.ranking.user_state import MAX_HISTORY as MAX_RANKER_HISTORY
+from candidfeed.ranking.user_state import UserState
 from candidfeed.retrieval.index.vector_index import (
     DEFAULT_INDEX,
     N_QUERIES,
@@ -30,12 +35,14 @@ from candidfeed.retrieval.index.vector_index import (
 from candidfeed.retrieval.large.training import FittedLarge
 from candidfeed.retrieval.neighbours import Ease
 from candidfeed.retrieval.training import MAX_HISTORY as MAX_TOWER_HISTORY
-from candidfeed.training.candidates import Neighbour
+from candidfeed.retrieval.user_knn import UserKnn, UserNeighbours
+from candidfeed.training.neighbour_choice import Neighbour
 from candidfeed.training.two_stage import TwoStage
 
 # Widths are rounded up to this. XLA computes rows in groups of 8 and those that are left over in
 # another way: in a full group a row's bits do not depend on its place.
 _WIDTH_STEP = 64
+_ITEMS_AT_ONCE = 8_192
 # Trends that a release holds: enough for every quota and for what a person has touched of them.
 MAX_TRENDING = 10_000
 
@@ -72,11 +79,7 @@ def export_pair(
         neighbours=_neighbours(pair.sources.neighbour, n_items=space.n_items),
         trending=pair.sources.trending[:MAX_TRENDING],
         space=space,
-        ranker=export_function(
-            pair.ranker.model,
-            lambda inputs: pair.ranker.model(inputs, training=False),
-            _ranker_example(space, anyone, settings),
-        ),
+        **_exported_ranker(pair.ranker, anyone, settings),
         calibration=pair.calibration,
     )
     if len(item_vectors) < index_settings.exact_below:
@@ -86,14 +89,55 @@ def export_pair(
     return replace(served, index=index)
 
 
+def _exported_ranker(
+    ranker: FittedRanker, person: Person, settings: FeedSettings
+) -> dict[str, ExportedFunction]:
+    """`ranker_user` and `ranker` of `Served`."""
+    model, space = ranker.model, ranker.space
+    state = user_state(space, person, width=settings.ranker_width, now_s=float("nan"))
+    asked = user_inputs(space, state)
+    user_part = jax.tree.map(np.asarray, model.user_part(asked))
+
+    def heads(inputs: Any, items: Any) -> Any:
+        # Padding has a row too: no place is beyond the last, and none needs a check.
+        part = {
+            name: jnp.take(table, inputs["item"], axis=0, mode="clip")
+            for name, table in items.items()
+        }
+        return model.heads(inputs["user"], part, inputs)
+
+    return {
+        "ranker_user": export_function(model, model.user_part, asked),
+        "ranker": export_function(
+            model, heads, _no_candidates(space, state, user_part, settings.candidate_width),
+            tables=_item_tables(model, space),
+        ),
+    }  # fmt: skip
+
+
+def _item_tables(model: Ranker, space: RankerSpace) -> Arrays:
+    """`Ranker.item_part` of every item, then of padding; float32 [n_items + 1, .] each."""
+    rows = np.arange(space.n_items + 1, dtype=np.int32)[None]
+    parts = [
+        jax.tree.map(np.asarray, model.item_part(item_inputs(space, rows[:, start:end])))
+        for start, end in pairwise([*range(0, rows.size, _ITEMS_AT_ONCE), rows.size])
+    ]
+    return {name: np.concatenate([part[name][0] for part in parts]) for name in parts[0]}
+
+
 def export_function(
-    model: keras.Model, call: Callable[[Any], Any], inputs: Arrays
+    model: keras.Model,
+    call: Callable[..., Any],
+    inputs: Arrays,
+    *,
+    tables: Arrays | None = None,
 ) -> ExportedFunction:
     """A function of a Keras model, for inputs of the shapes and types given, on any processor.
 
     Args:
         model: whose variables the function reads.
         call: from a dict of inputs to outputs; it changes no variable.
+        tables: what the function holds beside the variables; `call` gets them after the inputs.
 
     Raises:
         ReleaseError: a weight that the function reads is NaN or infinite.
@@ -104,11 +148,13 @@ def export_function(
         raise ValueError(f"{model.name}: two variables have one path")
 
     def stateless(weights: dict[str, Any], inputs: Any) -> Any:
-        values = [(variables[path], weight) for path, weight in weights.items()]
+        values = [(variables[path], weights[path]) for path in weights.keys() & variables.keys()]
+        held = {name: weights.get(f"table/{name}", table) for name, table in (tables or {}).items()}
         with keras.StatelessScope(state_mapping=values):
-            return call(inputs)
+            return call(inputs) if tables is None else call(inputs, held)
 
     weights = {path: np.asarray(variable) for path, variable in variables.items()}
+    weights |= {f"table/{name}": table for name, table in (tables or {}).items()}
     to_export = jax.export.export(jax.jit(stateless), platforms=["cpu"])
     with _no_file_names():
         # Once to find out which variables are read, in JAX' order of a dict, then without the rest.
@@ -151,7 +197,7 @@ def _settings(dataset: Dataset, pair: TwoStage, pasts: Pasts) -> FeedSettings:
         dataset=dataset.name,
         n_candidates=n_candidates,
         quotas=dict(pair.settings.quotas or {}),
-        value_weights=dict(pair.settings.value_weights),
+        value_weights=dict(pair.settings.value_weights or {}),
         candidate_width=_rounded_up(n_candidates),
         tower_width=_rounded_up(min(longest, MAX_TOWER_HISTORY)),
         ranker_width=_rounded_up(min(longest, MAX_RANKER_HISTORY)),
@@ -164,15 +210,18 @@ def _rounded_up(n: int) -> int:
     return -(-n // _WIDTH_STEP) * _WIDTH_STEP
 
 
-def _ranker_example(space: RankerSpace, person: Person, settings: FeedSettings) -> Arrays:
+def _no_candidates(
+    space: RankerSpace, state: UserState, user_part: Arrays, width: int
+) -> dict[str, Any]:
     """Inputs of the shapes and types that `feed.scoring` will give; every candidate is padding."""
-    items = np.full((1, settings.candidate_width), space.n_items, np.int32)
+    items = np.full((1, width), space.n_items, np.int32)
     dense = np.zeros((*items.shape, len(DENSE_FEATURES)), np.float32)
-    state = user_state(space, person, width=settings.ranker_width, now_s=float("nan"))
-    return ranker_inputs(space, state, items, dense)
+    return candidate_inputs(space, state, user_part, items, dense)
 
 
-def _neighbours(model: Neighbour | None, *, n_items: int) -> Neighbours:
+def _neighbours(model: Neighbour | None, *, n_items: int) -> Neighbours | UserNeighbours:
+    if isinstance(model, UserKnn):
+        return model.neighbours
     if model is None:
         return Neighbours(sp.csr_matrix((n_items, n_items), dtype=np.float32))
     return Neighbours(model.weights if isinstance(model, Ease) else model.similarity)

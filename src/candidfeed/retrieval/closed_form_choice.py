@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from candidfeed.data.interactions import Interactions
 from candidfeed.retrieval.closed_forms import (
     MAX_NEIGHBOUR_ITEMS,
-    ClosedForms,
     ClosedFormSettings,
     fit_members,
     neighbour_tables,
-    with_new_items,
 )
 from candidfeed.retrieval.content import Content
 from candidfeed.retrieval.factorise import FactorSettings, fold_in
@@ -181,6 +179,7 @@ class _Trials:
     reached: dict[ClosedFormSettings, float] = field(default_factory=dict)
     members: dict[tuple[FactorSettings, int], Floats] = field(default_factory=dict)
     neighbours: dict[tuple[float, int], tuple[Floats, Floats]] = field(default_factory=dict)
+    folded: tuple[object, Floats, Floats] | None = None
 
     def climb(
         self, start: ClosedFormSettings, steps: Sequence[Step], *, min_gain: float = _MIN_GAIN
@@ -209,29 +208,48 @@ class _Trials:
         return self.reached[settings]
 
     def _scores(self, settings: ClosedFormSettings) -> Scores:
-        closed = with_new_items(self._fitted(settings), self.content, settings.new_item_weight)
-        users = [fold_in(self.known, items, settings.asked) for items in closed.items]
-        folded = np.concatenate(users, axis=1) / np.float32(len(users))
-        summed: Any = self.known @ (settings.neighbour_weight * closed.neighbour_in)
+        folded, items = self._folded_in(settings)
+        left, right = self._neighbour_tables(settings)
+        right = self.content.completed(right, weight=settings.new_item_weight)
+        summed: Any = self.known @ (settings.neighbour_weight * left)
         user_vectors = np.concatenate([folded, summed], axis=1, dtype=np.float32)
-        item_vectors = np.concatenate([*closed.items, closed.neighbour_out], axis=1)
+        item_vectors = np.concatenate([*items, right], axis=1)
         return lambda rows: user_vectors[rows] @ item_vectors.T
 
-    def _fitted(self, settings: ClosedFormSettings) -> ClosedForms:
-        """Fitted briefly; the neighbours still without their weight."""
+    def _folded_in(self, settings: ClosedFormSettings) -> tuple[Floats, Floats]:
+        """Users, float32 [n_users, members * dim], and items, [members, n_items, dim]."""
+        # The next trials may ask the last one beside other neighbours.
+        key = self._factors(settings), settings.asked, settings.new_item_weight
+        if self.folded is None or self.folded[0] != key:
+            items = self._members(settings)
+            weight = settings.new_item_weight
+            items = np.stack([self.content.completed(one, weight=weight) for one in items])
+            users = [fold_in(self.known, one, settings.asked) for one in items]
+            self.folded = key, np.concatenate(users, axis=1) / np.float32(len(users)), items
+        return self.folded[1:]
+
+    def _factors(self, settings: ClosedFormSettings) -> tuple[FactorSettings, int]:
+        """Fitted briefly, and how many of them."""
         n_iterations = min(settings.factors.n_iterations, _CHOOSING_ITERATIONS)
-        factors = replace(settings.factors, n_iterations=n_iterations)
-        spectrum = self._spectrum if settings.is_spectral else None
-        n_members = self._n_members(settings)
-        if (factors, n_members) not in self.members:
+        return replace(settings.factors, n_iterations=n_iterations), self._n_members(settings)
+
+    def _members(self, settings: ClosedFormSettings) -> Floats:
+        key = factors, n_members = self._factors(settings)
+        if key not in self.members:
             # The next trials may ask one of the last few in another way.
+            spectrum = self._spectrum if settings.is_spectral else None
             members = fit_members(self.train, factors, n_members, seed=self.seed, spectrum=spectrum)
             self.members = dict(list(self.members.items())[1 - _KEPT_MEMBERS :])
-            self.members[factors, n_members] = members
+            self.members[key] = members
+        return self.members[key]
+
+    def _neighbour_tables(self, settings: ClosedFormSettings) -> tuple[Floats, Floats]:
+        """Still without their weight."""
         key = (settings.l2, settings.n_neighbour_dims)
         if key not in self.neighbours:
+            spectrum = self._spectrum if settings.is_spectral else None
             self.neighbours[key] = neighbour_tables(self.train, settings, spectrum)
-        return ClosedForms(self.members[factors, n_members], *self.neighbours[key])
+        return self.neighbours[key]
 
     @cached_property
     def _spectrum(self) -> Spectrum:

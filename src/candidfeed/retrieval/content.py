@@ -1,6 +1,7 @@
 """Vectors of items that nobody has touched yet, from what is known of them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -68,14 +69,24 @@ class Content:
         if not self.is_needed:
             return vectors
         is_touched = self.n_events > 0
-        share = np.sqrt(self.n_events[is_touched])
-        known = self.features[is_touched].astype(np.float64)
-        weighted = sp.diags(share / share.mean()) @ known
-        left = (known.T @ weighted).toarray()
+        whole = vectors.copy()
+        if weight == 0:
+            whole[~is_touched] = 0.0
+            return whole
+        weighted, squares = self._normal_equations
+        left = squares.copy()
         # The constant is the mean of all items; it is not pulled.
         pulled = np.arange(len(left) - 1)
         left[pulled, pulled] += l2
         effects = np.linalg.solve(left, weighted.T @ vectors[is_touched])
-        whole = vectors.copy()
         whole[~is_touched] = weight * (self.features[~is_touched] @ effects)
         return whole
+
+    @cached_property
+    def _normal_equations(self) -> tuple[sp.csr_matrix, NDArray[np.float64]]:
+        """Features of the touched items times their weights, and their weighted products."""
+        is_touched = self.n_events > 0
+        share = np.sqrt(self.n_events[is_touched])
+        known = self.features[is_touched].astype(np.float64)
+        weighted = sp.csr_matrix(sp.diags(share / share.mean()) @ known)
+        return weighted, (known.T @ weighted).toarray()

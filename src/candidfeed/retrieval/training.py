@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-import jax
 import keras
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from candidfeed.retrieval.two_tower import (
     HiddenNdcg,
     TwoTower,
 )
+from candidfeed.retrieval.user_encoder import user_encoder
 from candidfeed.retrieval.validation import NDCG_K, Asked, rank
 
 MAX_HISTORY = 1024
@@ -152,16 +152,7 @@ class _Alike:
 # kept: the model that stands for it stays in memory.
 @lru_cache(maxsize=1)
 def _encoder(alike: _Alike) -> Callable[[list[Any], dict[str, Any]], Any]:
-    """The user tower as a function of the values of its variables and of its inputs."""
-    variables = alike.model.variables
-
-    @jax.jit
-    def encode(values: list[Any], inputs: dict[str, Any]) -> Any:
-        state = list(zip(variables, values, strict=True))
-        with keras.StatelessScope(state_mapping=state):
-            return alike.model.user_vectors(inputs)
-
-    return encode
+    return user_encoder(alike.model)
 
 
 class HiddenHistories(keras.utils.PyDataset):

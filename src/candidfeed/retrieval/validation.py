@@ -56,7 +56,7 @@ class Ranked:
     """How scores rank the targets that are not known already; 0 where there are none.
 
     Attributes:
-        ndcg: nDCG@NDCG_K with known items removed, mean over users.
+        ndcg: nDCG, at NDCG_K unless said otherwise, with known items removed, mean over users.
         top: share of targets among the TOP_K best items, known items removed.
         top_seen: the same with known items left in.
     """
@@ -75,8 +75,12 @@ class Ranked:
         return self.ndcg + 0.5 * self.top + 0.25 * self.top_seen
 
 
-def rank(scores: Scores, asked: Asked) -> Ranked:
-    """Ties are broken by row."""
+def rank(scores: Scores, asked: Asked, *, ndcg_k: int = NDCG_K) -> Ranked:
+    """Ties are broken by row.
+
+    Args:
+        ndcg_k: how long a list `Ranked.ndcg` is of.
+    """
     ndcg = top = top_seen = 0.0
     n_users = n_targets = 0
     for part, target, known in asked.parts:
@@ -84,7 +88,7 @@ def rank(scores: Scores, asked: Asked) -> Ranked:
         user, place, place_seen = _places(scores(part), target, known)
         top += np.count_nonzero(place < TOP_K)
         top_seen += np.count_nonzero(place_seen < TOP_K)
-        ndcg += (_gains(user, place, len(part)) / _ideal_gains(counts)).sum()
+        ndcg += (_gains(user, place, len(part), ndcg_k) / _ideal_gains(counts, ndcg_k)).sum()
         n_users += np.count_nonzero(counts)
         n_targets += counts.sum()
     at_least_one = max(1, n_targets)
@@ -119,7 +123,8 @@ def ndcg_of_vectors(
         users, items, known, score, starts
     )
     is_asked = np.diff(starts) > 0
-    gained = _gains(user, place, len(users))[is_asked] / _ideal_gains(np.diff(starts)[is_asked])
+    counts = np.diff(starts)[is_asked]
+    gained = _gains(user, place, len(users), NDCG_K)[is_asked] / _ideal_gains(counts, NDCG_K)
     return float(gained.mean())
 
 
@@ -189,14 +194,14 @@ def _padded(scores: Floats, known: NDArray[np.bool_]) -> Floats:
     return padded
 
 
-def _gains(user: Rows, place: Rows, n_users: int) -> NDArray[np.float64]:
-    """Discounted gain of each user's hits among the NDCG_K best, [n_users]."""
-    is_in = place < NDCG_K
+def _gains(user: Rows, place: Rows, n_users: int, k: int) -> NDArray[np.float64]:
+    """Discounted gain of each user's hits among the k best, [n_users]."""
+    is_in = place < k
     gains = 1.0 / np.log2(place[is_in] + 2)
     return np.bincount(user[is_in], weights=gains, minlength=n_users).astype(np.float64)
 
 
-def _ideal_gains(counts: NDArray[np.integer]) -> NDArray[np.float64]:
+def _ideal_gains(counts: NDArray[np.integer], k: int) -> NDArray[np.float64]:
     """What the best order of as many targets gains; that of one where there are none."""
-    gains = np.cumsum(1.0 / np.log2(np.arange(2, NDCG_K + 2)))
-    return gains[np.clip(counts, 1, NDCG_K) - 1]
+    gains = np.cumsum(1.0 / np.log2(np.arange(2, k + 2)))
+    return gains[np.clip(counts, 1, k) - 1]

@@ -1,6 +1,6 @@
 """Candidates for training and measuring the second stage: from the same sources as in serving."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from candidfeed.data.interactions import Interactions
 from candidfeed.data.splits import Split
-from candidfeed.ranking.inputs import RankerSpace, UserState, UserStates, dense_features
+from candidfeed.ranking.inputs import RankerSpace, dense_features
 from candidfeed.ranking.training import CandidateLists
+from candidfeed.ranking.user_state import UserState, UserStates
 from candidfeed.retrieval.merge import NEIGHBOURS, SOURCES, TOWER, TRENDING, merge_by_quota
-from candidfeed.retrieval.neighbours import Ease, ItemKnn
 from candidfeed.retrieval.popularity import Popular, PopularRecent
 from candidfeed.retrieval.top_k import best_columns
 from candidfeed.retrieval.validation import Asked
+from candidfeed.training.neighbour_choice import Neighbour
 from candidfeed.training.side_features import SideFeatures
 
 # Shares of the candidates that each source may bring; the first that finds most is taken.
@@ -28,16 +29,12 @@ _TREND_SHARE = 0.1
 # item each.
 MAX_LISTS = 10_000
 _MAX_LIST_SCORES = 4_000_000_000
-# Item-kNN keeps 200 neighbours an item; above this many items they need more than 0.3 GiB.
-MAX_KNN_ITEMS = 200_000
-_NEIGHBOURS = {"k": 200, "shrink": 10.0}
 _MAX_CHOOSING_USERS = 1_000
 _SCORES_AT_ONCE = 2**26
 _USERS_OF_SLICE = 32
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
-Neighbour = Ease | ItemKnn
 Quotas = Mapping[str, int]
 
 
@@ -96,18 +93,28 @@ class Sources:
 
     def propose(self, users: NDArray[np.int32], quotas: Quotas) -> Candidates:
         """As many items as the quotas sum up to, none that its user has touched."""
+        (found,) = self.propose_each(users, [quotas])
+        return found
+
+    def propose_each(
+        self, users: NDArray[np.int32], each_quotas: Sequence[Quotas]
+    ) -> Iterator[Candidates]:
+        """What `propose` gives by each of these quotas, which all have one sum."""
         tower, neighbour = self.scores(users)
-        n_items, n = self.n_items, min(sum(quotas.values()), self.n_items)
-        items = np.full((len(users), n), n_items, np.int32)
-        source = np.full(items.shape, -1, np.int8)
-        limits = [quotas[name] for name in SOURCES]
-        for place, proposed in enumerate(self._proposed(users, tower, neighbour, n)):
-            merged = merge_by_quota(proposed, limits)
-            order = np.argsort(-tower[place, merged.rows], kind="stable")[:n]
-            items[place, : len(order)] = merged.rows[order]
-            source[place, : len(order)] = merged.source[order]
-        at, item = np.arange(len(users))[:, None], np.minimum(items, n_items - 1)
-        return Candidates(items, source, tower[at, item], neighbour[at, item], tower)
+        n = min(sum(each_quotas[0].values()), self.n_items)
+        proposed = list(self._proposed(users, tower, neighbour, n))
+        at = np.arange(len(users))[:, None]
+        for quotas in each_quotas:
+            items = np.full((len(users), n), self.n_items, np.int32)
+            source = np.full(items.shape, -1, np.int8)
+            limits = [quotas[name] for name in SOURCES]
+            for place, of_user in enumerate(proposed):
+                merged = merge_by_quota(of_user, limits)
+                order = np.argsort(-tower[place, merged.rows], kind="stable")[:n]
+                items[place, : len(order)] = merged.rows[order]
+                source[place, : len(order)] = merged.source[order]
+            item = np.minimum(items, self.n_items - 1)
+            yield Candidates(items, source, tower[at, item], neighbour[at, item], tower)
 
     def everything(self, users: NDArray[np.int32]) -> Candidates:
         """All items in the order of their rows, what the users have touched too."""
@@ -146,15 +153,6 @@ class Sources:
         return max(1, n // _USERS_OF_SLICE) * _USERS_OF_SLICE if n > _USERS_OF_SLICE // 2 else n
 
 
-def neighbour_model(split: Split, l2: float | None) -> Neighbour | None:
-    """EASE with this l2; without one item-kNN, or in a very large catalogue nothing."""
-    if l2 is not None:
-        return Ease.fit(split.train, known=split.known, l2=l2)
-    if len(split.items) > MAX_KNN_ITEMS:
-        return None
-    return ItemKnn.fit(split.train, known=split.known, **_NEIGHBOURS)
-
-
 def trending_of(train: Interactions) -> Rows:
     """All items, those first that most people touched lately; ever, where the log has no times."""
     timed = len(train) > 0 and not np.isnan(train.time_s).any()
@@ -171,21 +169,24 @@ def choose_quotas(sources: Sources, asked: Asked, n: int) -> dict[str, int]:
     n = min(n, sources.n_items)
     n_users = min(_MAX_CHOOSING_USERS, max(1, _MAX_LIST_SCORES // sources.n_items // len(_MIXES)))
     users = asked.users[:n_users]
-    best, most = all_from_tower(n), -1
     if n == sources.n_items:
-        return best
-    for mix in _MIXES:
-        if sources.neighbour is None and mix[1] > 0:
-            mix = (mix[0] + mix[1], 0.0, mix[2])
-        quotas = {name: round(share * n) for name, share in zip(SOURCES, mix, strict=True)}
-        quotas[TOWER] += n - sum(quotas.values())
-        found = sum(
-            int(touched_by(asked.target.matrix, part, sources.propose(part, quotas).items).sum())
-            for part in _parts(users, sources.users_at_once)
-        )
-        if found > most:
-            best, most = quotas, found
-    return best
+        return all_from_tower(n)
+    each_quotas = [_quotas(mix, n, sources.neighbour is None) for mix in _MIXES]
+    found = np.zeros(len(each_quotas), np.int64)
+    for part in _parts(users, sources.users_at_once):
+        for place, candidates in enumerate(sources.propose_each(part, each_quotas)):
+            found[place] += touched_by(asked.target.matrix, part, candidates.items).sum()
+    return each_quotas[int(found.argmax())]
+
+
+def _quotas(mix: tuple[float, ...], n: int, is_without_neighbours: bool) -> dict[str, int]:
+    tower, neighbours, trending = mix
+    if is_without_neighbours:
+        tower, neighbours = tower + neighbours, 0.0
+    shares = zip(SOURCES, (tower, neighbours, trending), strict=True)
+    quotas = {name: round(share * n) for name, share in shares}
+    quotas[TOWER] += n - sum(quotas.values())
+    return quotas
 
 
 def candidate_lists(

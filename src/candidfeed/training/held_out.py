@@ -10,25 +10,25 @@ from candidfeed.data.interactions import Interactions
 from candidfeed.data.splits import Split
 from candidfeed.ranking.calibration import Calibrator
 from candidfeed.ranking.calibration_fit import fit_calibrator
-from candidfeed.ranking.inputs import RankerSpace, UserStates
-from candidfeed.ranking.training import CandidateLists, FittedRanker, RankerSettings, fit_ranker
+from candidfeed.ranking.inputs import RankerSpace
+from candidfeed.ranking.settings import RankerSettings
+from candidfeed.ranking.training import CandidateLists, FittedRanker, fit_ranker
+from candidfeed.ranking.user_state import UserStates
 from candidfeed.training.predictions import (
     USERS_AT_ONCE,
-    candidate_heads,
+    engaged_logits,
     p_engaged,
     p_like,
     rating_levels,
 )
 from candidfeed.training.side_features import SideFeatures
+from candidfeed.training.value import HEADS
 
-ENGAGED, LIKED = "engaged", "liked"
-HEADS = (ENGAGED, LIKED)
 # More rows, or a ranker that learns from more, would calibrate no better.
-MAX_ROWS, MAX_LISTS, MAX_LEARNED_ROWS, MAX_LEARNED_LISTS = 50_000, 500, 300_000, 2_000
+MAX_ROWS, MAX_LISTS, MAX_LEARNED_ROWS = 50_000, 500, 300_000
 # With fewer rated rows of history, rows of train are held out instead.
 MIN_HISTORY_ROWS = 1_000
 _N_FOLDS = 4
-_HELD_SHARE = 3
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class HeldOut:
 
 def calibrators(held: Mapping[str, HeldOut]) -> dict[str, Calibrator]:
     """One for each head; a head without rows is left as it is."""
-    nothing = Calibrator.as_is("no held-out rows")
-    return {name: held[name].calibrator() if name in held else nothing for name in HEADS}
+    missing = dict.fromkeys(HEADS, Calibrator.as_is("no held-out rows"))
+    return {**missing, **{name: one.calibrator() for name, one in held.items()}}
 
 
 def likes_of(
@@ -57,17 +57,25 @@ def likes_of(
     return HeldOut(rated.user, p_like(ranker, levels), rated.value >= like_at)
 
 
-def engagement_of(ranker: FittedRanker, states: UserStates, lists: CandidateLists) -> HeldOut:
+def engagement_of(ranker: FittedRanker, lists: CandidateLists) -> HeldOut:
     """P(engaged) of the candidates of at most MAX_LISTS lists."""
-    lists = _take(lists, np.arange(len(lists))[:: max(1, -(-len(lists) // MAX_LISTS))])
-    said, real = [], lists.engaged >= 0
+    lists, said = some_lists(lists), []
     for start in range(0, len(lists), USERS_AT_ONCE):
-        part = slice(start, start + USERS_AT_ONCE)
-        columns = lists.user[part], lists.items[part], lists.dense[part]
-        said.append(p_engaged(candidate_heads(ranker, states, *columns)))
+        said.append(engaged_logits(ranker, lists.dense[start : start + USERS_AT_ONCE]))
+    return engagement_said(lists, np.concatenate(said) if said else np.empty(lists.items.shape))
+
+
+def engagement_said(lists: CandidateLists, logits: NDArray[np.floating]) -> HeldOut:
+    """P(engaged) of the candidates of these lists, as these logits [n, c] say it."""
+    real = lists.engaged >= 0
     user = np.broadcast_to(lists.user[:, None], real.shape)
-    p = np.concatenate(said) if said else np.empty(real.shape)
+    p = p_engaged({"engaged": logits})
     return HeldOut(user[real], p[real], lists.engaged[real] > 0)
+
+
+def some_lists(lists: CandidateLists) -> CandidateLists:
+    """At most MAX_LISTS of them, from all along."""
+    return lists.take(slice(None, None, max(1, -(-len(lists) // MAX_LISTS))))
 
 
 def likes_of_history(
@@ -91,45 +99,31 @@ def likes_of_history(
     return HeldOut(*(np.concatenate(c) for c in zip(*map(_columns, found), strict=True)))
 
 
-def of_inner_cut(
+def likes_of_inner_cut(
     inner: Split,
     features: SideFeatures,
-    lists: CandidateLists,
-    like_at: float | None,
+    like_at: float,
     *,
     settings: RankerSettings,
-    with_likes: bool,
     seed: int,
-) -> dict[str, HeldOut]:
-    """What a ranker that learned from a part of train says of the rest.
-
-    Args:
-        lists: candidates of the inner cut's test users; a third of them is asked about.
-        with_likes: also learn the ratings of the inner cut's train, and ask about those of its
-            test.
-    """
+) -> HeldOut:
+    """What a ranker that learned the ratings of the inner cut's train says of those of its test."""
     rng = np.random.default_rng(seed)
     space = RankerSpace.fit(inner.train, features.item_bag, features.item_map.n_ids, like_at)
-    order = rng.permutation(len(lists))
-    asked, learned = order[::_HELD_SHARE], np.setdiff1d(order, order[::_HELD_SHARE])
-    rated = _of_some_users(inner.train, MAX_LEARNED_ROWS, rng) if with_likes else None
     ranker = fit_ranker(
         space,
         n_users=len(inner.users),
         n_user_ids=features.user_map.n_ids,
-        rated=rated,
+        rated=_of_some_users(inner.train, MAX_LEARNED_ROWS, rng),
         states=UserStates.of(inner.train, features.user_bag, space.scale),
-        lists=_take(lists, learned[:MAX_LEARNED_LISTS]),
+        lists=None,
         settings=settings,
         seed=seed,
     )
     states = UserStates.of(inner.known, features.user_bag, space.scale)
-    held = {ENGAGED: engagement_of(ranker, states, _take(lists, np.sort(asked)))}
-    if with_likes and like_at is not None:
-        test = _rated(inner.test)
-        some = np.sort(rng.permutation(len(test))[:MAX_ROWS])
-        held[LIKED] = likes_of(ranker, states, test.take(some), like_at)
-    return held
+    test = _rated(inner.test)
+    some = np.sort(rng.permutation(len(test))[:MAX_ROWS])
+    return likes_of(ranker, states, test.take(some), like_at)
 
 
 def _of_some_users(events: Interactions, n: int, rng: np.random.Generator) -> Interactions:
@@ -147,9 +141,3 @@ def _rated(events: Interactions) -> Interactions:
 
 def _columns(held: HeldOut) -> tuple[NDArray[np.generic], ...]:
     return held.user, held.p, held.happened
-
-
-def _take(lists: CandidateLists, places: NDArray[np.integer]) -> CandidateLists:
-    return CandidateLists(
-        lists.user[places], lists.items[places], lists.dense[places], lists.engaged[places]
-    )

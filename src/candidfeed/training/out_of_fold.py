@@ -1,17 +1,12 @@
-"""Lists that the ranker learns from where rows are split at random: out of fold."""
+"""Lists that the ranker learns from: of rows left out at random, or of several cuts in time."""
 
 import math
 from itertools import islice
 
-from candidfeed.data.splits import Split, fold_splits
+from candidfeed.data.splits import Split, fold_splits, rolling_splits
 from candidfeed.ranking.training import CandidateLists
-from candidfeed.training.candidates import (
-    MAX_LISTS,
-    Quotas,
-    Sources,
-    candidate_lists,
-    neighbour_model,
-)
+from candidfeed.training.candidates import MAX_LISTS, Quotas, Sources, candidate_lists
+from candidfeed.training.neighbour_choice import Neighbour, fitted_again
 from candidfeed.training.side_features import SideFeatures
 from candidfeed.training.stage_one import Chosen, StageOneSettings, fit_stage_one
 
@@ -26,6 +21,9 @@ _MAX_LEARNED = 200
 _LEAST_GAIN_SE, _LEAST_GAIN_SE_OF_FOLDS = 2.0, 0.0
 # Protocols whose test rows are drawn at random; others are asked about what comes later.
 _AT_RANDOM = frozenset({"random", "keras-notebook", "microsoft", "recbole"})
+# Where rows are split by time: shares of train that further cuts begin at, each as long as the
+# inner one, which begins at .8.
+_ROLLING_STARTS = (0.4, 0.6)
 
 
 def may_fold(split: Split, stage_one: StageOneSettings) -> bool:
@@ -38,6 +36,43 @@ def least_gain_se(split: Split, stage_one: StageOneSettings) -> float:
     return _LEAST_GAIN_SE_OF_FOLDS if may_fold(split, stage_one) else _LEAST_GAIN_SE
 
 
+def may_roll(split: Split, stage_one: StageOneSettings) -> bool:
+    """Whether earlier cuts in time are like the last, and fits are quick."""
+    return split.protocol == "temporal" and not stage_one.is_large
+
+
+def lists_to_learn(
+    split: Split,
+    features: SideFeatures,
+    chosen: Chosen,
+    like_at: float | None,
+    quotas: Quotas,
+    *,
+    neighbour: Neighbour | None,
+    inner_lists: CandidateLists,
+    seed: int,
+) -> CandidateLists:
+    """What the engagement head learns from, as the protocol allows.
+
+    Args:
+        neighbour: the kind of model, fitted anew on each cut.
+        inner_lists: of the inner cut, which the head learns from where there is nothing better.
+    """
+    if may_fold(split, chosen.settings):
+        return out_of_fold_lists(
+            split, features, chosen, like_at, quotas, neighbour=neighbour, seed=seed
+        )
+    if not may_roll(split, chosen.settings):
+        return inner_lists
+    joined = inner_lists.first(_MAX_LEARNED)
+    for cut in rolling_splits(split, starts=_ROLLING_STARTS):
+        fitted = fit_stage_one(cut.train, features, settings=chosen.settings, seed=seed)
+        sources = Sources.of(fitted.scorer(cut.known), fitted_again(neighbour, cut), cut)
+        lists = candidate_lists(cut, sources, features, like_at, quotas, seed=seed)
+        joined = joined.joined(lists.first(_MAX_LEARNED))
+    return joined
+
+
 def out_of_fold_lists(
     split: Split,
     features: SideFeatures,
@@ -45,7 +80,7 @@ def out_of_fold_lists(
     like_at: float | None,
     quotas: Quotas,
     *,
-    neighbour_l2: float | None,
+    neighbour: Neighbour | None,
     seed: int,
 ) -> CandidateLists:
     """What sources that are fitted on nine tenths of train propose, labelled by the last tenth.
@@ -59,8 +94,7 @@ def out_of_fold_lists(
     parts = []
     for fold in islice(fold_splits(split, n_folds=N_FOLDS, seed=seed), n_asked):
         fitted = fit_stage_one(fold.train, features, settings=chosen.settings, seed=seed)
-        neighbour = neighbour_model(fold, neighbour_l2)
-        sources = Sources.of(fitted.scorer(fold.known), neighbour, fold)
+        sources = Sources.of(fitted.scorer(fold.known), fitted_again(neighbour, fold), fold)
         parts.append(candidate_lists(fold, sources, features, like_at, quotas, seed=seed))
     joined = parts[0]
     for part in parts[1:]:

@@ -1,11 +1,15 @@
 """Ask a fitted ranker: about rated rows, and about candidates."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from candidfeed.data.interactions import Interactions
-from candidfeed.ranking.inputs import UserStates, ranker_inputs
-from candidfeed.ranking.training import FittedRanker, RankerBatches
+from candidfeed.ranking.inputs import ranker_inputs
+from candidfeed.ranking.taste_training import RankerBatches
+from candidfeed.ranking.training import FittedRanker
+from candidfeed.ranking.user_state import UserStates
 
 # One shape, so that the model is compiled once.
 USERS_AT_ONCE = 32
@@ -39,6 +43,14 @@ def candidate_heads(
     full = np.resize(np.arange(n), USERS_AT_ONCE)
     inputs = ranker_inputs(ranker.space, states.take(users[full]), items[full], dense[full])
     return {name: out[:n] for name, out in ranker.model.predict_on_batch(inputs).items()}
+
+
+def engaged_logits(ranker: FittedRanker, dense: Floats) -> Floats:
+    """The engagement head alone, for at most USERS_AT_ONCE users: [b, c, f] to [b, c]."""
+    n = len(dense)
+    full = np.resize(np.arange(n), USERS_AT_ONCE)
+    said: Any = ranker.model.engaged(dense[full])
+    return np.asarray(said)[:n]
 
 
 def p_engaged(heads: Heads) -> NDArray[np.float64]:

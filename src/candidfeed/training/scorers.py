@@ -6,18 +6,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candidfeed.data.interactions import Interactions
-from candidfeed.ranking.ranker import expected_rating, median_rating
+from candidfeed.ranking.action_inputs import expected_actions
+from candidfeed.ranking.taste import expected_rating, median_rating
 from candidfeed.training.candidates import Candidates, dense_of
-from candidfeed.training.held_out import ENGAGED, LIKED
 from candidfeed.training.predictions import (
     USERS_AT_ONCE,
     Heads,
     candidate_heads,
+    engaged_logits,
     p_engaged,
     p_like,
     rating_levels,
 )
 from candidfeed.training.two_stage import TwoStage
+from candidfeed.training.value import ENGAGED, LIKED, value
 
 Floats = NDArray[np.float32]
 
@@ -49,7 +51,7 @@ class TwoStageScorer:
     pair: TwoStage
 
     def scores(self, users: NDArray[np.int32]) -> Floats:
-        """float32 [len(users), n_items]; candidates lie above 0, all others below."""
+        """float32 [len(users), n_items]; candidates lie above all others."""
         pair, parts = self.pair, []
         assert pair.settings.quotas is not None
         for start in range(0, len(users), USERS_AT_ONCE):
@@ -63,12 +65,13 @@ def candidates_first(found: Candidates, values: Floats) -> Floats:
     """Scores of all items: the candidates by their values, all others below in retrieval's order.
 
     Args:
-        values: float32 [b, c], all above 0.
+        values: float32 [b, c].
 
     Returns:
         float32 [b, n_items].
     """
-    rest = found.tower_rows - found.tower_rows.max(axis=1, keepdims=True) - 1.0
+    above = found.tower_rows.max(axis=1, keepdims=True) - values.min(axis=1, keepdims=True)
+    rest = found.tower_rows - above - 1.0
     joined = np.pad(rest, ((0, 0), (0, 1)))
     joined[np.arange(len(values))[:, None], found.items] = values
     return joined[:, :-1]
@@ -92,15 +95,23 @@ class RankEverything:
 def _values(pair: TwoStage, users: NDArray[np.int32], found: Candidates) -> Floats:
     """What the ranker makes of the candidates, float32 [b, c]."""
     dense = dense_of(pair.ranker.space, pair.states.take(users), found)
+    weights = pair.settings.value_weights
+    assert weights is not None
+    if not any(weight for name, weight in weights.items() if name != ENGAGED):
+        # The taste trunk takes most of the time, and would count nothing.
+        engaged = p_engaged({ENGAGED: engaged_logits(pair.ranker, dense)})
+        return value({ENGAGED: engaged}, weights, pair.calibration)
     return value_of(pair, candidate_heads(pair.ranker, pair.states, users, found.items, dense))
 
 
 def value_of(pair: TwoStage, heads: Heads) -> Floats:
-    """The published weighted sum of the calibrated heads, float32 [b, c]; it lies above 0."""
-    weights, calibrated = pair.settings.value_weights, pair.calibration
-    engaged = calibrated[ENGAGED](p_engaged(heads))
-    liked = calibrated[LIKED](p_like(pair.ranker, heads["rating"]))
-    return (weights["engaged"] * engaged + weights["liked"] * liked).astype(np.float32)
+    """The published weighted sum of the calibrated heads, float32 [b, c]."""
+    expected = {ENGAGED: p_engaged(heads), LIKED: p_like(pair.ranker, heads["rating"])}
+    space = pair.ranker.space.actions
+    if space is not None:
+        expected |= expected_actions(heads["actions"], space)
+    assert pair.settings.value_weights is not None
+    return value(expected, pair.settings.value_weights, pair.calibration)
 
 
 def predict_ratings(pair: TwoStage, events: Interactions) -> RatingPrediction:

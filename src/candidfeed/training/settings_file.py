@@ -18,7 +18,14 @@ from candidfeed.training.two_stage import TwoStageSettings
 
 # Where a killed training goes on says nothing of what is trained.
 _NOT_IN_FILES = frozenset({"resume"})
-_MAY_BE_0 = (".n_epochs", ".patience", ".n_neighbour_dims", ".n_uniform", ".n_by_events")
+_MAY_BE_0 = (
+    ".n_epochs",
+    ".patience",
+    ".n_neighbour_dims",
+    ".n_uniform",
+    ".n_by_events",
+    ".n_draws",
+)
 _NUMBERS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -73,8 +80,10 @@ def _checked(hint: Any, value: object, place: str) -> Any:
         value = float(value)
     if type(value) is not hint:
         raise ConfigError(f"{place!r}: should be {_NUMBERS.get(hint, hint)}, but {value!r} came")
-    if isinstance(value, float) and not 0 <= value < math.inf:
-        raise ConfigError(f"{place!r}: should be finite and 0 or more, but {value!r} came")
+    least = -math.inf if place.startswith("value_weights.") else 0
+    if isinstance(value, float) and not (math.isfinite(value) and value >= least):
+        wanted = "finite" if least else "finite and 0 or more"
+        raise ConfigError(f"{place!r}: should be {wanted}, but {value!r} came")
     if hint is int and typing.cast(int, value) < (0 if place.endswith(_MAY_BE_0) else 1):
         raise ConfigError(f"{place!r}: should be larger, but {value!r} came")
     return value

@@ -14,52 +14,53 @@ from candidfeed.data.interactions import Interactions
 from candidfeed.data.splits import Split
 from candidfeed.data.tables import Dataset
 from candidfeed.ranking.calibration import Calibrator
-from candidfeed.ranking.inputs import RankerSpace, UserStates
+from candidfeed.ranking.inputs import RankerSpace
+from candidfeed.ranking.settings import RankerSettings
 from candidfeed.ranking.training import (
     CandidateLists,
     FittedRanker,
-    RankerSettings,
     fit_ranker,
     with_chosen_features,
 )
-from candidfeed.retrieval.closed_forms import MAX_NEIGHBOUR_ITEMS
-from candidfeed.retrieval.neighbours import Ease
-from candidfeed.retrieval.validation import rank
+from candidfeed.ranking.user_state import UserStates
+from candidfeed.training.actions import (
+    TrainedActions,
+    as_asked,
+    require_heads,
+    train_actions,
+)
 from candidfeed.training.candidates import (
-    Neighbour,
     Sources,
     candidate_lists,
     choose_quotas,
-    neighbour_model,
 )
 from candidfeed.training.held_out import (
-    ENGAGED,
-    HEADS,
-    LIKED,
     HeldOut,
     calibrators,
     engagement_of,
+    engagement_said,
     likes_of,
     likes_of_history,
-    of_inner_cut,
+    likes_of_inner_cut,
+    some_lists,
 )
+from candidfeed.training.impressions import asked_from_s
+from candidfeed.training.neighbour_choice import Neighbour, choose_neighbour, fitted_again
 from candidfeed.training.out_of_fold import (
     least_gain_se,
+    lists_to_learn,
     log_more_hits,
     may_fold,
-    out_of_fold_lists,
 )
 from candidfeed.training.side_features import SideFeatures, side_features
 from candidfeed.training.stage_one import (
-    Chosen,
     Fitted,
     Scorer,
     StageOneSettings,
     choose_stage_one,
     fit_stage_one,
 )
-
-_EASE_L2 = (100.0, 300.0, 1000.0)
+from candidfeed.training.value import ENGAGED, LIKED, value_weights
 
 Report = Callable[[str], None]
 
@@ -72,30 +73,25 @@ class TwoStageSettings:
         n_candidates: how many items retrieval hands to the ranker.
         quotas: how many of them each source may bring (`candidates.SOURCES`); chosen by validation
             where None.
-        value_weights: the published weighted sum of the heads that the list is ordered by; a head
-            that is not named has 0.
+        value_weights: the published weighted sum of the heads that the list is ordered by; see
+            `training.value.value_weights` for None.
 
     Raises:
-        ValueError: a weight is for no head, or all are 0.
+        ValueError: all weights are 0.
     """
 
     n_candidates: int = 500
     quotas: Mapping[str, int] | None = None
     stage_one: StageOneSettings = field(default_factory=StageOneSettings)
     ranker: RankerSettings = field(default_factory=RankerSettings)
-    value_weights: dict[str, float] = field(default_factory=lambda: {"engaged": 1.0, "liked": 0.0})
+    value_weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         weights = self.value_weights
-        unknown = sorted(set(weights) - set(HEADS))
-        if unknown:
-            raise ValueError(f"value_weights: no head is named {unknown[0]!r}, only {HEADS}")
-        if not any(weights.values()):
+        if weights is not None and not any(weights.values()):
             raise ValueError(
                 f"value_weights: {weights} would put a list in no order; give a head more than 0"
             )
-        # A head that is not named counts nothing.
-        object.__setattr__(self, "value_weights", {**dict.fromkeys(HEADS, 0.0), **weights})
 
 
 @dataclass(frozen=True)
@@ -121,6 +117,7 @@ class TwoStage:
         states: of all users, as known (train and history) when asked.
         lists: the candidates that the ranker learned engagement from.
         log_more_hits: log of how many more hits a list holds when asked than those.
+        actions: heads that learned from impressions; None where the log has none to learn from.
         calibration: by head, fitted on rows that the ranker did not learn from.
         seconds: wall time by step.
     """
@@ -134,6 +131,7 @@ class TwoStage:
     states: UserStates
     lists: CandidateLists
     log_more_hits: float
+    actions: TrainedActions | None
     calibration: Mapping[str, Calibrator]
     seconds: dict[str, float]
 
@@ -152,39 +150,52 @@ def fit_two_stage(
         report: is told the name of each step as it begins.
 
     Raises:
-        DataError: train can't be cut again, or the model does not fit into memory.
+        DataError: train can't be cut again, a label that has a weight can't be learned, or the
+            model does not fit into memory.
+        ConfigError: a weight is for no head.
     """
     clock = _Clock(report)
+    settings = replace(settings, value_weights=value_weights(settings.value_weights, dataset))
     features = side_features(dataset, split)
     clock.start("choose retrieval")
     chosen = choose_stage_one(split, features, settings.stage_one, seed=seed)
-    neighbour_settings = _choose_neighbour(chosen)
+    neighbour = choose_neighbour(chosen)
     clock.start("candidates for the ranker")
     inner = chosen.inner
-    sources = Sources.of(
-        chosen.tried().scorer(inner.known), neighbour_model(inner, neighbour_settings), inner
-    )
+    sources = Sources.of(chosen.tried().scorer(inner.known), neighbour, inner)
     quotas = settings.quotas or choose_quotas(sources, chosen.asked, settings.n_candidates)
     inner_lists = candidate_lists(inner, sources, features, dataset.like_at, quotas, seed=seed)
-    lists = inner_lists
-    if may_fold(split, chosen.settings):
-        lists = out_of_fold_lists(
-            split, features, chosen, dataset.like_at, quotas,
-            neighbour_l2=neighbour_settings, seed=seed,
+    lists = lists_to_learn(
+        split, features, chosen, dataset.like_at, quotas,
+        neighbour=neighbour, inner_lists=inner_lists, seed=seed,
+    )  # fmt: skip
+    actions = None
+    if dataset.labels:
+        clock.start("learn from what was shown")
+        actions = train_actions(
+            dataset, inner, features, chosen.tried(), neighbour,
+            until_s=asked_from_s(split), seed=seed,
         )  # fmt: skip
+        require_heads(dataset, split, settings.value_weights, actions)
     clock.start("choose ranker features")
     at_least = least_gain_se(split, chosen.settings)
-    ranker_settings = with_chosen_features(
-        lists, settings.ranker, least_gain_se=at_least, seed=seed
+    asked = some_lists(inner_lists)
+    ranker_settings, said = with_chosen_features(
+        lists, settings.ranker, asked=asked, least_gain_se=at_least, seed=seed
     )
+    more_hits = log_more_hits(inner_lists, lists)
     settings = replace(settings, stage_one=chosen.settings, ranker=ranker_settings, quotas=quotas)
     pair = _fit_on_train(
         dataset, split, features, lists, clock, settings=settings,
-        log_more_hits=log_more_hits(inner_lists, lists),
-        neighbour_settings=neighbour_settings, curves=chosen.curves, seed=seed,
+        log_more_hits=more_hits,
+        neighbour=neighbour, curves=chosen.curves, actions=actions, seed=seed,
     )  # fmt: skip
     clock.start("calibrate")
-    held = _held_out(pair, inner, inner_lists, dataset.like_at, seed=seed)
+    held = {} if said is None else {ENGAGED: engagement_said(asked, said + more_hits)}
+    if dataset.like_at is not None:
+        held[LIKED] = _likes_held_out(pair, inner, dataset.like_at, seed=seed)
+    if actions is not None:
+        held |= actions.held
     clock.stop()
     return replace(pair, calibration=calibrators(held))
 
@@ -233,20 +244,28 @@ def refit_on_all(
     )
     # Lists out of fold are as good as these, and the head that was measured stays as it is.
     is_folded = may_fold(pair.split, pair.settings.stage_one)
-    lists = pair.lists if is_folded else pair.lists.joined(tested)
+    learned = pair.lists.items.shape[1]
+    lists = pair.lists if is_folded else pair.lists.joined(tested.first(learned))
     split = pair.split
     whole = split.known.concat(split.test)
     nothing = whole.take(np.arange(0))
     everything = replace(split, train=whole, history=nothing, test=nothing)
-    held = {ENGAGED: engagement_of(pair.ranker, pair.states, tested)}
+    held = {ENGAGED: engagement_of(pair.ranker, tested)}
     rated = rated_rows(split.test, dataset.like_at)
     if rated is not None and dataset.like_at is not None:
         held[LIKED] = likes_of(pair.ranker, pair.states, rated, dataset.like_at)
+    actions = None
+    if pair.actions is not None:
+        clock.start("learn from what was shown")
+        actions = train_actions(
+            dataset, split, pair.features, pair.tower, pair.sources.neighbour, seed=seed
+        )
+        held |= actions.held if actions is not None else {}
     refitted = _fit_on_train(
         dataset, everything, side_features(dataset, everything), lists, clock,
         settings=pair.settings, log_more_hits=pair.log_more_hits,
-        neighbour_settings=neighbour_l2(pair.sources.neighbour),
-        curves=pair.tower.curves, seed=seed,
+        neighbour=pair.sources.neighbour, curves=pair.tower.curves, actions=actions,
+        head_of=pair.ranker if is_folded else None, seed=seed,
     )  # fmt: skip
     return replace(refitted, calibration=calibrators(held))
 
@@ -260,16 +279,16 @@ def _fit_on_train(
     *,
     settings: TwoStageSettings,
     log_more_hits: float,
-    neighbour_settings: float | None,
+    neighbour: Neighbour | None,
     curves: dict[str, list[float]],
+    actions: TrainedActions | None,
+    head_of: FittedRanker | None = None,
     seed: int,
 ) -> TwoStage:
     clock.start("fit retrieval")
     fitted = fit_stage_one(split.train, features, settings=settings.stage_one, seed=seed)
     tower = replace(fitted, curves=curves)
-    sources = Sources.of(
-        tower.scorer(split.known), neighbour_model(split, neighbour_settings), split
-    )
+    sources = Sources.of(tower.scorer(split.known), fitted_again(neighbour, split), split)
     clock.start("fit ranker")
     like_at = dataset.like_at
     space = RankerSpace.fit(split.train, features.item_bag, features.item_map.n_ids, like_at)
@@ -282,28 +301,26 @@ def _fit_on_train(
         lists=lists,
         settings=settings.ranker,
         log_more_hits=log_more_hits,
+        actions=as_asked(dataset, split, tower, actions),
+        head_of=head_of,
         seed=seed,
     )
     clock.stop()
     states = UserStates.of(split.known, features.user_bag, space.scale)
     return TwoStage(
         split, features, settings, tower, sources, ranker, states, lists, log_more_hits,
-        calibrators({}), clock.seconds,
+        actions, calibrators({}), clock.seconds,
     )  # fmt: skip
 
 
-def _held_out(
-    pair: TwoStage, inner: Split, lists: CandidateLists, like_at: float | None, *, seed: int
-) -> dict[str, HeldOut]:
-    """What the ranker says of rows that it has not learned from, as near to the test as any."""
-    likes = None
-    if like_at is not None:
-        likes = likes_of_history(pair.split, pair.ranker, pair.features, like_at, seed=seed)
-    held = of_inner_cut(
-        inner, pair.features, lists, like_at, settings=pair.settings.ranker,
-        with_likes=like_at is not None and likes is None, seed=seed,
-    )  # fmt: skip
-    return held if likes is None else {**held, LIKED: likes}
+def _likes_held_out(pair: TwoStage, inner: Split, like_at: float, *, seed: int) -> HeldOut:
+    """P(like) of rows that the ranker has not learned from, as near to the test as any."""
+    found = likes_of_history(pair.split, pair.ranker, pair.features, like_at, seed=seed)
+    if found is not None:
+        return found
+    return likes_of_inner_cut(
+        inner, pair.features, like_at, settings=pair.settings.ranker, seed=seed
+    )
 
 
 def rated_rows(events: Interactions, like_at: float | None) -> Interactions | None:
@@ -311,23 +328,6 @@ def rated_rows(events: Interactions, like_at: float | None) -> Interactions | No
     if like_at is None:
         return None
     return events.take(np.isfinite(events.value))
-
-
-def neighbour_l2(model: Neighbour | None) -> float | None:
-    """EASE's regularisation; None where another neighbour model stands in its place."""
-    return model.l2 if isinstance(model, Ease) else None
-
-
-def _choose_neighbour(chosen: Chosen) -> float | None:
-    """EASE's l2 by validation; None where the catalogue is too large for it."""
-    inner = chosen.inner
-    if len(inner.items) > MAX_NEIGHBOUR_ITEMS:
-        return None
-    scored = {
-        l2: rank(Ease.fit(inner.train, known=inner.known, l2=l2).scores, chosen.asked).ndcg
-        for l2 in _EASE_L2
-    }
-    return max(scored, key=scored.__getitem__)
 
 
 class _Clock:

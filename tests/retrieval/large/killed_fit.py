@@ -19,7 +19,7 @@ from candidfeed.retrieval.large.stream_batches import StreamSampling
 from candidfeed.retrieval.large.training import FittedLarge, LargeSettings, fit_large
 from candidfeed.retrieval.validation import Asked
 
-N_USERS, N_ITEMS, EPOCHS = 120, 40, 4
+N_USERS, N_ITEMS, EPOCHS = 120, 90, 4
 
 
 def log(seed: int) -> Interactions:
@@ -40,6 +40,7 @@ def fit(
     *,
     is_judged: bool = True,
     seed: int = 0,
+    hard_share: float = 0.2,
     report: Callable[[str], None] = lambda _step: None,
 ) -> FittedLarge:
     train, later = log(0), log(1)
@@ -49,8 +50,9 @@ def fit(
         item_bag=bag(N_ITEMS),
         n_user_ids=4,
         n_item_ids=4,
-        settings=LargeSettings(dim=8, n_hidden=4, id_rate=0.05, n_epochs=EPOCHS, patience=2,
-                               sampling=StreamSampling(batch_size=128, n_uniform=16)),
+        settings=LargeSettings(
+            dim=8, n_hidden=4, id_rate=0.05, n_epochs=EPOCHS, patience=2, hard_after=1,
+            sampling=StreamSampling(batch_size=128, n_uniform=16, hard_share=hard_share)),
         seed=seed,
         validation=Asked(train, later) if is_judged else None,
         report=report,

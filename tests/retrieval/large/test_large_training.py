@@ -153,6 +153,6 @@ def test_an_empty_log_is_refused_before_anything_is_made() -> None:
 def test_what_does_not_fit_in_memory_is_refused_with_what_it_needs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("candidfeed.retrieval.sparse.memory.available_bytes", lambda: 2**20)
+    monkeypatch.setattr("candidfeed.data.memory.available_bytes", lambda: 2**20)
     with pytest.raises(DataError, match=r"the model of 300 users and 60 items needs .* GiB"):
         fitted(world()[0])

@@ -42,6 +42,12 @@ def test_a_killed_fit_ends_with_the_curves_and_weights_of_an_unbroken_one(
     require_equal(resumed, killed.fit(None, is_judged=is_judged))
 
 
+def test_what_was_mined_is_learned_from_in_the_epochs_after_it() -> None:
+    found, plain = (killed.fit(None, hard_share=share).curves["loss"] for share in (0.2, 0.0))
+    assert found[0] == plain[0]
+    assert found[1] != plain[1]
+
+
 def test_a_fit_that_had_ended_is_not_trained_again_however_it_ended(tmp_path: Path) -> None:
     told, steps = list[str](), list[str]()
     first = killed.fit(Resume(tmp_path, told.append))

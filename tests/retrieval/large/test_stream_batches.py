@@ -1,5 +1,6 @@
 """The stream of events that the history tower is trained on."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -90,6 +91,25 @@ def test_negatives_are_touched_items_with_the_log_of_their_expected_draws() -> N
     np.testing.assert_allclose(batch["negative_logq"], expected, rtol=1e-5)
 
 
+def test_mined_items_take_their_share_of_the_negatives_and_count_among_the_expected_draws() -> None:
+    events = log()
+    batches = batches_of(events, sampling=replace(SAMPLING, hard_share=1 / 3))
+    before = batches[1][0]
+    batches.mix_in(np.empty(0, np.int32))
+    np.testing.assert_array_equal(batches[1][0]["item_row"], before["item_row"])
+    batches.mix_in(np.array([7, 7, 7, 9], np.int32))
+    drawn = [batches[i][0] for i in range(len(batches)) for batches.epoch in range(200)]
+    negatives = np.concatenate([one["item_row"][-9:] for one in drawn])
+    # Four evenly, two by events, three of the mined.
+    expected = 4 / 15 + 2 * np.bincount(events.item, minlength=15) / len(events)
+    expected[7] += 3 * 3 / 4
+    expected[9] += 3 * 1 / 4
+    logq = np.concatenate([one["negative_logq"] for one in drawn])
+    np.testing.assert_allclose(logq, np.log(expected[negatives]), rtol=1e-5)
+    counted = np.bincount(negatives, minlength=15) / len(drawn)
+    np.testing.assert_allclose(counted, expected, atol=0.1)
+
+
 def test_ids_are_hidden_and_events_left_out_at_the_shares_asked_for() -> None:
     batches = all_of(batches_of(log(4000)))
     hidden = np.concatenate([one["item_id"] == -1 for one in batches])
@@ -105,6 +125,13 @@ def test_features_are_those_of_the_events_own_users_and_items() -> None:
     batch = batches_of(log())[0][0]
     np.testing.assert_array_equal(batch["item_ids"][:, 0], batch["item_row"])
     np.testing.assert_array_equal(batch["user_ids"][:, 0], batch["user"][N_BEFORE:])
+
+
+@pytest.mark.parametrize("name", ["hard_share", "drop_ids", "drop_events"])
+@pytest.mark.parametrize("share", [-0.1, 1.1, np.nan])
+def test_a_share_that_is_none_is_refused_with_its_name(name: str, share: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} is a share from 0 to 1, not {share}"):
+        replace(SAMPLING, **{name: share})
 
 
 def test_no_event_and_a_batch_that_does_not_fit_the_blocks_are_refused() -> None:

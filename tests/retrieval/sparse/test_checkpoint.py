@@ -1,8 +1,10 @@
 """A training that was killed goes on as if it had not been."""
 
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from safetensors.numpy import load_file
 
 from candidfeed.errors import DataError, TrainingError
 from candidfeed.retrieval.sparse.any_towers import Retrieval
-from candidfeed.retrieval.sparse.checkpoint import FILE_NAME, Checkpoint, restore
+from candidfeed.retrieval.sparse.checkpoint import FILE_NAME, Checkpoint, position_in, restore
 
 sys.path.insert(0, str(Path(__file__).parent))
 try:
@@ -104,6 +106,23 @@ def test_after_a_loss_that_is_not_a_number_the_last_checkpoint_is_a_good_one(
     position = restore(tmp_path / FILE_NAME, other)
     assert (position.epoch, position.step) == (1, 0)
     assert all(np.isfinite(one).all() for one in state_of(other))
+
+
+def test_a_disk_that_fills_up_keeps_the_checkpoint_before_and_the_training_goes_on_from_it(
+    small_disk: Callable[[int], Path], tmp_path: Path, unbroken: Retrieval
+) -> None:
+    killed.train(tmp_path / "elsewhere", epochs=1)
+    n_pages = -(-(tmp_path / "elsewhere" / FILE_NAME).stat().st_size // 4_096)
+    # Room for one and a half: the second is written beside the first.
+    folder = small_disk(4 * (n_pages + n_pages // 2))
+    with pytest.raises(DataError, match=f"{FILE_NAME}: .*the disk is full; free some space"):
+        killed.train(folder)
+    assert [one.name for one in folder.iterdir()] == [FILE_NAME]
+    position = position_in(folder)
+    assert position is not None
+    assert (position.epoch, position.step) == (0, 8)
+    shutil.copy(folder / FILE_NAME, tmp_path)
+    require_equal(killed.train(tmp_path), unbroken)
 
 
 def test_a_checkpoint_of_other_batches_or_of_another_model_is_refused(tmp_path: Path) -> None:

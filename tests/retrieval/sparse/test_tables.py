@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from candidfeed.data import memory
 from candidfeed.errors import DataError, TrainingError
-from candidfeed.retrieval.sparse import memory
 from candidfeed.retrieval.sparse.model import SparseModel
 from candidfeed.retrieval.sparse.tables import SparseEmbedding, sum_repeated
 

@@ -16,7 +16,8 @@ from candidfeed.data.synthetic.settings import EVENTS, PILOT, START
 from candidfeed.data.synthetic.world import World
 from candidfeed.data.tables import TIME
 
-KINDS = ("impression", "click", "like", "hide")
+SHOWN, FEEDBACK = "impression", ("click", "like", "hide")
+KINDS = (SHOWN, *FEEDBACK)
 POSITIVE = ("click", "like")
 BLOCK_REQUESTS = 4_096
 _PILOT_BLOCKS, _PILOT_REQUESTS = 8, 512

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from candidfeed.data.synthetic.events import KINDS, POSITIVE
+from candidfeed.data.synthetic.events import FEEDBACK, KINDS, POSITIVE, SHOWN
 from candidfeed.data.synthetic.settings import (
     AGES,
     COUNTRIES,
@@ -22,6 +22,7 @@ from candidfeed.data.synthetic.world import World
 from candidfeed.data.tables import TIME
 
 EVENTS_FOLDER, USERS_FILE, ITEMS_FILE = "events", "users.parquet", "items.parquet"
+_LABELS = "\n".join(f'{kind} = {{ kinds = ["{kind}"] }}' for kind in FEEDBACK)
 CONFIG = f"""\
 # Written by `candidfeed synth`: what the columns of this world mean.
 
@@ -33,6 +34,11 @@ timestamp = "timestamp"
 kind = "kind"
 kinds = [{", ".join(f'"{kind}"' for kind in KINDS)}]
 positive = [{", ".join(f'"{kind}"' for kind in POSITIVE)}]
+shown = "{SHOWN}"
+position = "position"
+
+[labels]
+{_LABELS}
 
 [users]
 path = "{USERS_FILE}"

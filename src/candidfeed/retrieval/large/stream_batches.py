@@ -21,22 +21,33 @@ class StreamSampling:
         batch_size: events a step.
         n_uniform: negatives drawn evenly from the items of the log.
         n_by_events: further negatives: the items of events drawn evenly from the log.
+        hard_share: share of these that is drawn from what was mined instead, once something was.
         drop_ids: share of the items whose id is hidden, so that features learn to stand alone.
         drop_events: share of the events that are left out of histories.
+
+    Raises:
+        ValueError: a share is not between 0 and 1.
     """
 
     batch_size: int = 4096
     n_uniform: int = 512
     n_by_events: int = 512
+    hard_share: float = 0.0
     drop_ids: float = 0.2
     drop_events: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("hard_share", "drop_ids", "drop_events"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ValueError(f"sampling: {name} is a share from 0 to 1, not {share}")
 
 
 class StreamBatches(SeededBatches):
     """Users one after the other in random order, each with all of their events, oldest first.
 
     A batch is the next `batch_size` events of that stream, the `n_before` events before them, and
-    negatives that all of them share. The last batch is filled up.
+    negatives that all of them share. The last batch is filled up. From `mix_in` on, batches
+    depend on what was given to it too.
 
     An element is a tuple of one dict, where r = n_before + batch_size and m = r + negatives:
 
@@ -79,12 +90,29 @@ class StreamBatches(SeededBatches):
         self.place = np.cumsum(counts > 0) - 1
         self.n_events = np.bincount(events.user, minlength=events.n_users)
         self.starts = np.cumsum(self.n_events) - self.n_events
+        self.mined = np.empty(0, np.int32)
+        self._n_even, self._n_by_events, self._n_mined = sampling.n_uniform, sampling.n_by_events, 0
+        self._other_share = self.share
         self._order: tuple[int, NDArray[np.int64]] | None = None
         self._checksum: int | None = None
 
     def __len__(self) -> int:
         """Batches an epoch."""
         return -(-len(self.events) // self.sampling.batch_size)
+
+    def mix_in(self, mined: NDArray[np.int32]) -> None:
+        """From now on draw the `hard_share` of negatives evenly from these; nothing where empty."""
+        if not len(mined):
+            return
+        of, share = self.sampling, self.sampling.hard_share
+        self.mined = mined
+        self._n_even, self._n_by_events = (
+            round(n * (1 - share)) for n in (of.n_uniform, of.n_by_events)
+        )
+        self._n_mined = of.n_uniform + of.n_by_events - self._n_even - self._n_by_events
+        mined_share = np.bincount(self.place[mined], minlength=len(self.share)) / len(mined)
+        draws = self._n_by_events * self.share + self._n_mined * mined_share
+        self._other_share = draws / max(1, self._n_by_events + self._n_mined)
 
     def __getitem__(self, index: int) -> tuple[dict[str, Any]]:
         """Batch `index` of the present epoch."""
@@ -124,16 +152,19 @@ class StreamBatches(SeededBatches):
         }
 
     def _negatives(self, rng: np.random.Generator) -> NDArray[np.int32]:
-        evenly = self.touched[rng.integers(len(self.touched), size=self.sampling.n_uniform)]
-        drawn = rng.integers(len(self.events), size=self.sampling.n_by_events)
-        return np.concatenate([evenly, self.events.item[drawn]])
+        evenly = self.touched[rng.integers(len(self.touched), size=self._n_even)]
+        drawn = rng.integers(len(self.events), size=self._n_by_events)
+        parts = [evenly, self.events.item[drawn]]
+        if self._n_mined:
+            parts.append(self.mined[rng.integers(len(self.mined), size=self._n_mined)])
+        return np.concatenate(parts)
 
     def _logq(self, items: NDArray[np.int32]) -> NDArray[np.float32]:
         return log_expected_draws(
             self.place[items],
-            self.share,
-            n_uniform=self.sampling.n_uniform,
-            n_in_batch=self.sampling.n_by_events,
+            self._other_share,
+            n_uniform=self._n_even,
+            n_in_batch=self._n_by_events + self._n_mined,
         )
 
     def _stream(self) -> NDArray[np.int64]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import jax
 import keras
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +12,16 @@ from numpy.typing import NDArray
 from candidfeed.data.features import Bag
 from candidfeed.data.histories import Histories, chronological
 from candidfeed.data.interactions import Interactions
+from candidfeed.data.memory import require_memory
 from candidfeed.errors import DataError
 from candidfeed.retrieval.factorise import FactorSettings, factorise, gram_of
+from candidfeed.retrieval.large.hard_negatives import HardNegatives
 from candidfeed.retrieval.large.history_tower import HistoryTower
 from candidfeed.retrieval.large.resume import Resume
 from candidfeed.retrieval.large.stream_batches import StreamBatches, StreamSampling
 from candidfeed.retrieval.sparse.checkpoint import Checkpoint, position_in
-from candidfeed.retrieval.sparse.memory import require_memory, table_bytes
+from candidfeed.retrieval.sparse.memory import table_bytes
+from candidfeed.retrieval.user_encoder import user_encoder
 from candidfeed.retrieval.validation import Asked, ndcg_of_vectors
 
 # Few people look back further, and tastes drift.
@@ -36,6 +38,7 @@ _MIN_GAIN = 0.002
 # flight whatever the sizes: blocks of rows, or compiled steps with their batches.
 _EVENT_BYTES = 72
 _FACTORISING_BYTES, _TRAINING_BYTES = 72 * 2**20, 190 * 2**20
+_MINED = "mined"
 # Keras takes a number here too, but is typed for text alone.
 _QUIET: Any = 0
 
@@ -57,6 +60,8 @@ class LargeSettings:
         n_epochs: at most, where a validation part stops earlier; exactly, where there is none. 0
             leaves the closed form as it is.
         patience: epochs without a better validation nDCG before training stops.
+        hard_after: epochs before the first negatives are mined, where `sampling` wants some; they
+            are mined anew after each further one.
         sampling: what a step reads; of a small log its batches are smaller.
     """
 
@@ -69,6 +74,7 @@ class LargeSettings:
     id_pull: float = 0.03
     n_epochs: int = 15
     patience: int = 3
+    hard_after: int = 2
     sampling: StreamSampling = field(default_factory=StreamSampling)
 
 
@@ -138,14 +144,7 @@ class LargeScorer:
 
     @cached_property
     def _encode(self) -> Callable[[list[Any], dict[str, Any]], Any]:
-        variables = self.model.variables
-
-        def encode(values: list[Any], inputs: dict[str, Any]) -> Any:
-            state = list(zip(variables, values, strict=True))
-            with keras.StatelessScope(state_mapping=state):
-                return self.model.user_vectors(inputs)
-
-        return jax.jit(encode)
+        return user_encoder(self.model)
 
 
 def fit_large(
@@ -200,6 +199,8 @@ def fit_large(
     curves: dict[str, list[float]] = {}
     if settings.n_epochs:
         batches = _batches(train, user_bag, item_bag, settings, seed=seed)
+        if settings.sampling.hard_share:
+            watch.hard = HardNegatives(fitted.scorer(train), batches, train, seed)
         callbacks: list[keras.callbacks.Callback] = [watch]
         if saves is not None:
             callbacks.append(Checkpoint(saves, batches, also=watch))
@@ -307,6 +308,7 @@ class _Watch(keras.callbacks.Callback):
         super().__init__()
         self.tower, self.settings, self.item_bag = fitted.model, fitted.settings, item_bag
         self.report, self.best, self.reached = report, 0, list[float]()
+        self.hard: HardNegatives | None = None
         self._weights: dict[str, NDArray[Any]] = {}
         self._sample = None if asked is None else _Sample.of(asked, fitted.scorer(asked.known))
 
@@ -319,6 +321,9 @@ class _Watch(keras.callbacks.Callback):
         self.judge(epoch + 1)
         if self.reached and epoch + 1 - self.best >= self.settings.patience:
             self.tower.stop_training = True
+        elif self.hard is not None and self.settings.hard_after <= epoch + 1:
+            self.report("mine hard negatives")
+            self.hard.renew()
 
     def judge(self, n_epochs: int) -> None:
         """Measure the model as it is after so many epochs."""
@@ -341,11 +346,14 @@ class _Watch(keras.callbacks.Callback):
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """For a checkpoint."""
-        return {"best": self.best, "reached": self.reached}, self._weights
+        mined = {} if self.hard is None else {_MINED: self.hard.batches.mined}
+        return {"best": self.best, "reached": self.reached}, {**self._weights, **mined}
 
     def restore(self, numbers: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
         self.best, self.reached = numbers["best"], list(numbers["reached"])
-        self._weights = dict(arrays)
+        self._weights = {name: array for name, array in arrays.items() if name != _MINED}
+        if self.hard is not None:
+            self.hard.batches.mix_in(arrays[_MINED])
 
     def _learned(self) -> dict[int, keras.Variable]:
         """What is trained, by place: the items' vectors are made of it."""

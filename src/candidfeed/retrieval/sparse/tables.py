@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import keras
 from jax import lax
 
-from candidfeed.retrieval.sparse.memory import require_memory, table_bytes
+from candidfeed.data.memory import require_memory
+from candidfeed.retrieval.sparse.memory import table_bytes
 
 Array = Any
 Rule = Literal["adagrad", "sgd"]
