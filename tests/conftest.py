@@ -187,8 +187,8 @@ def tiny_settings() -> "TwoStageSettings":
     return TwoStageSettings(
         n_candidates=20,
         stage_one=StageOneSettings(tower=TowerSettings(n_epochs=3)),
-        ranker=RankerSettings(n_epochs=3),
-        value_weights={"engaged": 1.0, "liked": 0.5},
+        ranker=RankerSettings(n_epochs=3, n_draws=8),
+        value_weights={"engaged": 1.0, "liked": 0.1},
     )
 
 

@@ -60,7 +60,7 @@ def test_an_unknown_key_is_named_with_its_full_path_and_the_nearest_known_key(
     )
     assert refusal(tmp_path, EVENTS + '[user]\npath = "x"\n') == (
         "'user' is not a key here; did you mean 'users'? "
-        "there are: 'name', 'events', 'users', 'items'"
+        "there are: 'name', 'events', 'labels', 'users', 'items'"
     )
 
 

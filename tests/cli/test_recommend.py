@@ -57,11 +57,11 @@ def test_json_says_the_same(typed: Typed, tmp_path: Path, tiny_served: Served) -
     content = json.loads(path.read_bytes())
     assert content["release"] == tiny_served.release_id
     assert (content["user"], content["known"]) == (user_id(3), True)
-    assert content["value_weights"] == {"engaged": 1.0, "liked": 0.5}
+    assert content["value_weights"] == {"engaged": 1.0, "liked": 0.1}
     assert [slot["position"] for slot in content["slots"]] == [1, 2, 3, 4]
     for slot in content["slots"]:
         assert f"{slot['value']:.3f}" in output
-        assert slot["value"] == pytest.approx(slot["p_engaged"] + 0.5 * slot["p_like"])
+        assert slot["value"] == pytest.approx(slot["p_engaged"] + 0.1 * slot["p_like"])
         assert slot["item_id"].endswith(", 🎬")
     known = tiny_served.person(user_id(3))
     assert content["n_seen"] == len(known.past)

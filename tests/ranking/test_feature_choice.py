@@ -63,7 +63,7 @@ def test_with_many_lists_a_planted_signal_is_found(signal: str, found: str) -> N
 
 
 def test_a_list_is_judged_by_a_head_that_learned_no_list_of_its_user() -> None:
-    dense, engaged = lists_of(60, signal="tower_score")
+    dense, engaged = lists_of(120, signal="tower_score")
     said = choose(dense, engaged).said
     # What its own users did is turned round: a head that had learned it would say otherwise.
     turned = engaged.copy()
@@ -75,8 +75,9 @@ def test_a_list_is_judged_by_a_head_that_learned_no_list_of_its_user() -> None:
     assert not np.array_equal(said, again)
 
 
-def test_of_two_users_nobody_is_asked_what_others_taught() -> None:
+def test_what_few_lists_taught_says_nothing_of_others() -> None:
     assert choose(*lists_of(4, signal="affinity")) == FeatureChoice("retrieval", None)
+    assert choose(*lists_of(99, signal="affinity")) == FeatureChoice("all", None)
 
 
 def test_the_choice_is_put_in_the_settings() -> None:

@@ -80,7 +80,7 @@ def test_the_report_is_in_the_release_and_is_of_models_that_did_not_see_the_test
 def test_the_release_knows_every_event_and_its_size(tiny_built: Built, tiny: Dataset) -> None:
     served = read_release(tiny_built.opened.path.parent)
     assert len(served.pasts.items) == len(tiny.events)
-    assert served.settings.value_weights == {"engaged": 1.0, "liked": 0.5}
+    assert served.settings.value_weights == {"engaged": 1.0, "liked": 0.1}
     sizes = [path.stat().st_size for path in tiny_built.opened.path.iterdir()]
     assert tiny_built.size_bytes == sum(sizes)
 

@@ -10,6 +10,7 @@ from candidfeed.data.tables import Dataset
 from candidfeed.ranking.inputs import DENSE_FEATURES
 from candidfeed.ranking.training import CandidateLists
 from candidfeed.retrieval.neighbours import Ease
+from candidfeed.training import out_of_fold
 from candidfeed.training.candidates import Sources, all_from_tower, candidate_lists
 from candidfeed.training.out_of_fold import (
     least_gain_se,
@@ -82,8 +83,9 @@ def test_rows_split_at_random_are_folded_and_rows_split_by_time_or_item_are_not(
 
 
 def test_rows_split_by_time_are_learned_from_at_several_cuts_each_by_what_was_before(
-    tiny: Dataset, brief: TwoStageSettings
+    tiny: Dataset, brief: TwoStageSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(out_of_fold, "_LEAST_ROLLING_EVENTS", 0)
     split = make_split(tiny, "temporal", seed=SEED)
     features = side_features(tiny, split)
     chosen = choose_stage_one(split, features, brief.stage_one, seed=SEED)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from candidfeed.feed.served import Person, Served
 
 # In cells of the terminal.
-_LONGEST_ID, _LONGEST_TITLE, _LONGEST_REASON = 40, 60, 110
+_LONGEST_ID, _LONGEST_TITLE, _LONGEST_REASON, _LONGEST_LABEL = 40, 60, 110, 8
+# Heads of the log's own labels that there is room for.
+_MOST_LABELS = 3
 
 
 def recommend(
@@ -102,13 +104,16 @@ def _table(slate: "Slate") -> Table:
     rated = any(slot.rating is not None for slot in slate.slots)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("title", ratio=1, overflow="fold")
-    for name in ("score", *(("P(like)", "rating") if rated else ())):
+    labels = list(slate.slots[0].actions)[:_MOST_LABELS]
+    shown = (_plain(name, _LONGEST_LABEL) for name in labels)
+    for name in ("score", *(("P(like)", "rating") if rated else ()), *shown):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("reason", ratio=1, overflow="fold")
     for slot in slate.slots:
         numbers = [f"{slot.value:.3f}"]
         if slot.p_like is not None and slot.rating is not None:
             numbers += [f"{slot.p_like:.2f}", f"{slot.rating:.2f}"]
+        numbers += [f"{slot.actions[name]:.2f}" for name in labels]
         title = Text(_plain(slot.title, _LONGEST_TITLE))
         reason = Text(_plain(slot.reason, _LONGEST_REASON))
         table.add_row(str(slot.position), title, *numbers, reason)
@@ -159,6 +164,8 @@ def _to_json(served: "Served", slate: "Slate", now_s: float) -> dict[str, object
 
 def _finite(value: object) -> object:
     """JSON has no word for NaN and the infinities."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

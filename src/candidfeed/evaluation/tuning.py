@@ -248,5 +248,6 @@ def _settings_of(params: Mapping[str, Any]) -> TwoStageSettings:
     return replace(usual, ranker=ranker, value_weights=_weights(params["liked"]))
 
 
-def _weights(liked: float) -> dict[str, float]:
-    return {ENGAGED: 1.0, LIKED: liked}
+def _weights(liked: float) -> dict[str, float] | None:
+    """What the data set says where liking counts nothing."""
+    return {ENGAGED: 1.0, LIKED: liked} if liked else None

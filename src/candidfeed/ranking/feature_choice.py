@@ -17,6 +17,8 @@ _MIN_LISTS = 30
 _N_PARTS = 3
 # From these a head that reads one score has learned all that it can.
 _ENOUGH_LISTS = 2_000
+# Heads that learned fewer lists are not yet alike: what one says is of another scale than the next.
+_LEAST_SAYING = 100
 
 READABLE = {
     "all": frozenset(DENSE_FEATURES),
@@ -38,8 +40,8 @@ class FeatureChoice:
 
     Attributes:
         name: in READABLE.
-        said: logits of the lists that were asked about, float32 [m, c]; None where there are lists
-            of too few users to learn some and ask about the others.
+        said: logits of the lists that were asked about, float32 [m, c]; None where there are fewer
+            than _LEAST_SAYING lists to learn from.
     """
 
     name: str
@@ -73,7 +75,7 @@ def choose_features(
             better: the held-out lists are few.
     """
     users, owner = np.unique(user, return_inverse=True)
-    if len(users) < _N_PARTS:
+    if len(dense) < _MIN_LISTS or len(users) < _N_PARTS:
         return FeatureChoice("retrieval", None)
     part = np.random.default_rng(seed).permutation(len(users)) % _N_PARTS
     # Whoever has no list to learn may be asked of any head.
@@ -96,13 +98,15 @@ def choose_features(
 
     chosen, said = "retrieval", None
     reached = list_ndcg(dense[..., DENSE_FEATURES.index("tower_score")], engaged)
-    for name in ("stage one", "all") if len(dense) >= _MIN_LISTS else ():
+    for name in ("stage one", "all"):
         logits, also_said = held_out(name)
         ndcg = list_ndcg(logits, engaged)
         gained = np.bincount(owner, weights=ndcg - reached)
         # Users are drawn, not lists: those of one user hang together.
         if gained.mean() > least_gain_se * gained.std() / np.sqrt(len(users)):
             chosen, reached, said = name, ndcg, also_said
+    if len(dense) < _LEAST_SAYING:
+        return FeatureChoice(chosen, None)
     return FeatureChoice(chosen, held_out(chosen, _ENOUGH_LISTS)[1] if said is None else said)
 
 

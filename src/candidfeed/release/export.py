@@ -148,10 +148,12 @@ def export_function(
         raise ValueError(f"{model.name}: two variables have one path")
 
     def stateless(weights: dict[str, Any], inputs: Any) -> Any:
-        values = [(variables[path], weights[path]) for path in weights.keys() & variables.keys()]
-        held = {name: weights.get(f"table/{name}", table) for name, table in (tables or {}).items()}
+        values = [(one, weights[path]) for path, one in variables.items() if path in weights]
         with keras.StatelessScope(state_mapping=values):
-            return call(inputs) if tables is None else call(inputs, held)
+            if tables is None:
+                return call(inputs)
+            held = {name: weights.get(f"table/{name}", one) for name, one in tables.items()}
+            return call(inputs, jax.tree.map(jnp.asarray, held))
 
     weights = {path: np.asarray(variable) for path, variable in variables.items()}
     weights |= {f"table/{name}": table for name, table in (tables or {}).items()}

@@ -75,12 +75,13 @@ class Ranked:
         return self.ndcg + 0.5 * self.top + 0.25 * self.top_seen
 
 
-def rank(scores: Scores, asked: Asked, *, ndcg_k: int = NDCG_K) -> Ranked:
+def rank(scores: Scores, asked: Asked, *, ndcg_k: int | None = None) -> Ranked:
     """Ties are broken by row.
 
     Args:
-        ndcg_k: how long a list `Ranked.ndcg` is of.
+        ndcg_k: how long a list `Ranked.ndcg` is of; NDCG_K where None.
     """
+    ndcg_k = NDCG_K if ndcg_k is None else ndcg_k
     ndcg = top = top_seen = 0.0
     n_users = n_targets = 0
     for part, target, known in asked.parts:

@@ -24,6 +24,8 @@ _AT_RANDOM = frozenset({"random", "keras-notebook", "microsoft", "recbole"})
 # Where rows are split by time: shares of train that further cuts begin at, each as long as the
 # inner one, which begins at .8.
 _ROLLING_STARTS = (0.4, 0.6)
+# Of few events what stage one says at an earlier cut is of another scale.
+_LEAST_ROLLING_EVENTS = 10_000
 
 
 def may_fold(split: Split, stage_one: StageOneSettings) -> bool:
@@ -38,7 +40,8 @@ def least_gain_se(split: Split, stage_one: StageOneSettings) -> float:
 
 def may_roll(split: Split, stage_one: StageOneSettings) -> bool:
     """Whether earlier cuts in time are like the last, and fits are quick."""
-    return split.protocol == "temporal" and not stage_one.is_large
+    is_enough = len(split.train) >= _LEAST_ROLLING_EVENTS
+    return split.protocol == "temporal" and is_enough and not stage_one.is_large
 
 
 def lists_to_learn(

@@ -70,8 +70,8 @@ def candidates_first(found: Candidates, values: Floats) -> Floats:
     Returns:
         float32 [b, n_items].
     """
-    above = found.tower_rows.max(axis=1, keepdims=True) - values.min(axis=1, keepdims=True)
-    rest = found.tower_rows - above - 1.0
+    least = np.minimum(values.min(axis=1, keepdims=True), 0.0)
+    rest = found.tower_rows - found.tower_rows.max(axis=1, keepdims=True) + least - 1.0
     joined = np.pad(rest, ((0, 0), (0, 1)))
     joined[np.arange(len(values))[:, None], found.items] = values
     return joined[:, :-1]

@@ -1,0 +1,199 @@
+"""Both stages on a synthetic world, as a share of its oracle; and what places do to probabilities.
+
+    python benchmarks/bench_world.py [--short] [--data WORLD] [--users N] [--seed N]
+
+Prints one JSON line. The target on 100,000 users x 50,000 items x 5,000,000 events: the two-stage
+list is above retrieval alone, popularity and iALS, at a stated share of the oracle's nDCG@10.
+
+`log` is nDCG@10 of what comes next in the log, as in `candidfeed evaluate`; `share` divides it by
+that of the oracle's own order. `wanted` is what the person would click if all ten were looked at:
+the discounted sum of the oracle's P(click | looked at) over a list, divided by that of the best
+list of items that the person has not touched.
+
+`places` compares action heads that learn with the places of the log and without, on users whom
+they have not learned from: P(click | looked at) that they say over the true one (`ratio`), their
+mean absolute error, and how many pairs of one list they order as the truth does.
+"""
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from candidfeed.data.load import load_dataset
+from candidfeed.data.splits import Split, make_split
+from candidfeed.data.synthetic.files import write_world
+from candidfeed.data.synthetic.oracle import Oracle
+from candidfeed.data.synthetic.settings import WorldSettings
+from candidfeed.data.tables import Dataset
+from candidfeed.evaluation.baselines import fit_baselines
+from candidfeed.evaluation.ranking_metrics import Scorer, evaluate_ranking
+from candidfeed.evaluation.run import with_test_users
+from candidfeed.ranking.action_inputs import expected_actions
+from candidfeed.ranking.action_training import ActionLists, fit_actions, inputs_of
+from candidfeed.retrieval.top_k import best_columns
+from candidfeed.training.impressions import action_lists, action_space, shown_of
+from candidfeed.training.scorers import TwoStageScorer
+from candidfeed.training.two_stage import TwoStage, TwoStageSettings, fit_two_stage
+from measured import commit, machine, peak_memory_mib
+
+FULL = WorldSettings(n_users=100_000, n_items=50_000, n_events=5_000_000, seed=0)
+SHORT = WorldSettings(n_users=2_000, n_items=1_000, n_events=100_000, seed=0)
+K = 10
+# Differences of P(click) below this are no order.
+_APART = 0.02
+_USERS_AT_ONCE = 32
+_EPOCHS = 4
+
+
+def list_figures(
+    models: Mapping[str, Scorer], oracle: Oracle, split: Split
+) -> dict[str, dict[str, float]]:
+    """Of each model, the oracle's own order included."""
+    known, test = split.known.matrix, split.test.matrix
+    window = float(split.test.time_s.min()), float(split.test.time_s.max())
+    users = np.unique(split.test.user).astype(np.int32)
+    asked = {**models, "oracle": oracle.during(*window)}
+    figures = {}
+    for name, model in asked.items():
+        ranked = evaluate_ranking(model, known=known, test=test)
+        liked = wanted(model, oracle, known, users, sum(window) / 2)
+        figures[name] = {"log": ranked.mean(f"ndcg@{K}"), "wanted": liked}
+    best = figures["oracle"]["log"]
+    return {
+        name: {key: round(one, 4) for key, one in {**each, "share": each["log"] / best}.items()}
+        for name, each in figures.items()
+    }
+
+
+def wanted(
+    model: Scorer, oracle: Oracle, known: sp.csr_matrix, users: NDArray[np.int32], time_s: float
+) -> float:
+    """See `wanted` above; the mean over these users at this time."""
+    discounts = 1.0 / np.log2(np.arange(2, K + 2))
+    shares = []
+    for start in range(0, len(users), _USERS_AT_ONCE):
+        some = users[start : start + _USERS_AT_ONCE]
+        touched = known[some].nonzero()
+        truth = oracle.values(some, time_s, {"click": 1.0})
+        scores = np.array(model.scores(some), dtype=np.float32)
+        truth[touched], scores[touched] = -1.0, -np.inf
+        gained, best = (
+            np.take_along_axis(truth, best_columns(order, K), axis=1) @ discounts
+            for order in (scores, truth)
+        )
+        shares.append(gained / best)
+    return float(np.concatenate(shares).mean())
+
+
+def places(dataset: Dataset, pair: TwoStage, oracle: Oracle, seed: int) -> dict[str, Any]:
+    """Action heads with and without the places of the log, against the truth."""
+    unknown = dataset.events.with_columns(pl.lit(None, pl.UInt16).alias("position"))
+    both = {"with": dataset, "without": replace(dataset, events=unknown)}
+    return {name: _against_truth(one, pair, oracle, seed) for name, one in both.items()}
+
+
+def _against_truth(dataset: Dataset, pair: TwoStage, oracle: Oracle, seed: int) -> dict[str, Any]:
+    split, features = pair.split, pair.features
+    shown = shown_of(dataset, split)
+    assert shown is not None
+    space = action_space(dataset, split, shown.older, pair.tower)
+    lists = action_lists(
+        dataset, split, features, pair.tower, pair.sources.neighbour, shown.later, seed=seed
+    )
+    is_held = lists.user % 3 == 0
+    learned, held = (lists.take(np.flatnonzero(mask)) for mask in (~is_held, is_held))
+    heads = fit_actions(space, learned, n_epochs=_EPOCHS, seed=seed, held=held).heads
+    first = replace(held, position=np.minimum(held.position, 1))
+    logs = np.concatenate(
+        [
+            np.asarray(heads.expected(heads(inputs_of(space, first.take(rows)))))
+            for rows in np.array_split(np.arange(len(first)), max(1, len(first) // 256))
+        ]
+    )
+    said, real = expected_actions(logs, space)["click"], held.real
+    truth = _true_clicks(oracle, held, float(split.test.time_s.mean()))
+    apart = truth[:, :, None] - truth[:, None, :]
+    pairs = (apart > _APART) & real[:, :, None] & real[:, None, :]
+    agrees = (said[:, :, None] - said[:, None, :] > 0)[pairs]
+    seen = np.exp(np.asarray(heads.log_seen(np.arange(1, space.n_positions + 1))))[:, 0]
+    return {
+        "ratio": round(float(said[real].mean() / truth[real].mean()), 3),
+        "mean_absolute_error": round(float(np.abs(said - truth)[real].mean()), 4),
+        "pairs_in_order": round(float(agrees.mean()), 4),
+        "looked_at": [round(float(one), 3) for one in seen],
+    }
+
+
+def _true_clicks(oracle: Oracle, lists: ActionLists, time_s: float) -> NDArray[np.float64]:
+    user = np.broadcast_to(lists.user[:, None], lists.items.shape)
+    items = np.where(lists.real, lists.items, 0)
+    found = oracle.feedback(user.ravel(), items.ravel(), np.full(user.size, time_s), position=1)
+    return found.click.reshape(user.shape).astype(np.float64)
+
+
+def measure(folder: Path, max_users: int, seed: int) -> dict[str, Any]:
+    dataset = load_dataset(str(folder), cache=folder, now=datetime.now(UTC))
+    oracle = Oracle.open(folder)
+    split = make_split(dataset, "temporal", seed=seed)
+    began = time.perf_counter()
+    pair = fit_two_stage(dataset, split, settings=TwoStageSettings(), seed=seed)
+    seconds = time.perf_counter() - began
+    peak = peak_memory_mib()
+    asked = with_test_users(split, max_users)
+    by_click = replace(pair.settings, value_weights={"click": 1.0})
+    models: dict[str, Scorer] = {
+        "two-stage": TwoStageScorer(pair),
+        "two-stage by P(click)": TwoStageScorer(replace(pair, settings=by_click)),
+        "retrieval": pair.sources.tower,
+        **{name: model for name, (model, _) in fit_baselines(split, seed=seed).items()},
+    }
+    return {
+        "n_test_users": len(np.unique(asked.test.user)),
+        "fit_s": round(seconds, 1),
+        "fit_peak_memory_mib": peak,
+        "fit_s_by_step": {name: round(one, 1) for name, one in pair.seconds.items()},
+        "features": pair.settings.ranker.features,
+        "lists": list_figures(models, oracle, asked),
+        "places": places(dataset, pair, oracle, seed),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="a smaller world")
+    parser.add_argument("--data", type=Path, help="a world that is there already")
+    parser.add_argument("--users", type=int, default=2_000, help="test users who are asked for")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="candidfeed-bench-") as scratch:
+        folder = options.data or Path(scratch) / "world"
+        if options.data is None:
+            write_world(replace(SHORT if options.short else FULL, seed=options.seed), folder)
+        world = json.loads((folder / "world.json").read_text())
+        measured = measure(folder, options.users, options.seed)
+    outcome = {
+        "benchmark": "world",
+        "commit": commit(),
+        "machine": machine(),
+        "python": platform.python_version(),
+        "world": {name: world["settings"][name] for name in ("n_users", "n_items", "n_events")},
+        "seed": options.seed,
+        **measured,
+    }
+    print(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main()
