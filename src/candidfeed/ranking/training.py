@@ -124,14 +124,20 @@ def fit_ranker(
         "n_item_ids": space.n_item_ids,
         "n_times": len(space.time_edges) + 1,
     }
+    n_draws = settings.n_draws if pays(rated) else 0
+    # Beside draws half of the trunk's members and three quarters of its epochs do as well: validation
+    # MSE .7903 against .7897 (`keras-notebook`), in two thirds of the time.
+    beside_draws = replace(
+        settings, members=-(-settings.members // 2), n_epochs=-(-settings.n_epochs * 3 // 4)
+    )
     model = Ranker(
         sizes=sizes,
         level_shares=[float(share) for share in space.scale.shares],
         rates=space.scale.like_at is not None,
         dim=settings.dim,
-        members=settings.members,
+        members=(beside_draws if n_draws else settings).members,
         l2=settings.l2,
-        n_draws=settings.n_draws if pays(rated) else 0,
+        n_draws=n_draws,
         draw_dim=settings.draw_dim,
         actions=None if actions is None else actions.heads.get_config(),
     )
@@ -155,7 +161,7 @@ def fit_ranker(
         model.engaged.raise_logits(log_more_hits)
     if model.trunk is not None and rated is not None and len(rated):
         batches = RankerBatches(space, rated=rated, states=states, settings=settings, seed=seed)
-        curves = fit_trunk(model, batches, settings, callbacks)
+        curves = fit_trunk(model, batches, beside_draws if n_draws else settings, callbacks)
         if model.posterior is not None:
             fill_posterior(model.posterior, space, rated, states, seed=seed)
     return FittedRanker(model, whole, settings, curves, engagement_curves, actions)

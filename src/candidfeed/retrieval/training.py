@@ -28,6 +28,8 @@ MAX_HISTORY = 1024
 # A step of training costs as much as its longest history; few are longer than this.
 MAX_TRAINED_HISTORY = 256
 _USERS_AT_ONCE = 64
+# A quarter of a GiB of user vectors.
+_MAX_KEPT_NUMBERS = 2**26
 _MIN_WIDTH = 32
 _VALIDATION_BATCH = 256
 # What training gains by less than this share is noise: kept, it loses as often on test rows.
@@ -94,12 +96,33 @@ class TowerScorer:
     def scores(self, users: NDArray[np.integer]) -> NDArray[np.float32]:
         """float32 [len(users), n_items]; a user's do not depend on who else is asked for."""
         found = np.empty((len(users), len(self.item_vectors)), np.float32)
-        for places, vectors in self._encoded(users):
-            found[places] = (vectors @ self.item_vectors.T)[: len(places)]
+        vectors = self.user_vectors(users)
+        for start in range(0, len(users), _USERS_AT_ONCE):
+            places = np.arange(start, min(start + _USERS_AT_ONCE, len(users)))
+            # Products of one shape: each row has the same bits whoever stands beside it.
+            found[places] = (vectors[np.resize(places, _USERS_AT_ONCE)] @ self.item_vectors.T)[
+                : len(places)
+            ]
         return found
 
     def user_vectors(self, users: NDArray[np.integer]) -> NDArray[np.float32]:
         """float32 [len(users), dim]."""
+        kept = self._kept
+        if kept is None:
+            return self._made(users)
+        missing = np.unique(users[~kept.is_made[users]])
+        kept.vectors[missing], kept.is_made[missing] = self._made(missing), True
+        return kept.vectors[users]
+
+    @cached_property
+    def _kept(self) -> "_Kept | None":
+        """Vectors that were made before: the same users are asked about again and again."""
+        shape = len(self.user_bag), self.item_vectors.shape[1]
+        if shape[0] * shape[1] > _MAX_KEPT_NUMBERS:
+            return None
+        return _Kept(np.zeros(shape, np.float32), np.zeros(shape[0], bool))
+
+    def _made(self, users: NDArray[np.integer]) -> NDArray[np.float32]:
         found = np.empty((len(users), self.item_vectors.shape[1]), np.float32)
         for places, vectors in self._encoded(users):
             found[places] = vectors[: len(places)]
@@ -138,6 +161,14 @@ class TowerScorer:
             "feature_ids": self.user_bag.ids[users],
             "feature_weights": self.user_bag.weights[users],
         }
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """User vectors, float32 [n_users, dim], and which of them are made."""
+
+    vectors: NDArray[np.float32]
+    is_made: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
