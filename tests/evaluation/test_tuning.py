@@ -39,11 +39,15 @@ class Judged:
 
 
 def liked_is_good(settings: TwoStageSettings, n: int) -> Any:
-    return 0.3 + 0.2 * settings.value_weights["liked"] + 0.01 * (np.arange(n) // 2 % 5)
+    return (
+        0.3
+        + 0.2 * (settings.value_weights or {}).get("liked", 0.0)
+        + 0.01 * (np.arange(n) // 2 % 5)
+    )
 
 
 def good_for_those_who_choose(settings: TwoStageSettings, n: int) -> Any:
-    return 0.3 + 0.2 * settings.value_weights["liked"] * (np.arange(n) % 2 == 0)
+    return 0.3 + 0.2 * (settings.value_weights or {}).get("liked", 0.0) * (np.arange(n) % 2 == 0)
 
 
 def run(tiny: Dataset, folder: Path, **changed: Any) -> tuning.Tuned:
@@ -58,11 +62,11 @@ def test_the_defaults_are_tried_first_and_better_settings_are_found(
     found = run(tiny, tmp_path)
     assert judged.asked[0] == TwoStageSettings()
     assert found.n_trials == len(judged.asked) == BUDGET_S / ONE_TRIAL_S
-    best = max(judged.asked, key=lambda one: one.value_weights["liked"])
+    best = max(judged.asked, key=lambda one: (one.value_weights or {}).get("liked", 0.0))
     assert found.settings == best
     assert found.is_gain
     assert found.gain is not None
-    assert found.gain.mean == pytest.approx(0.2 * best.value_weights["liked"])
+    assert found.gain.mean == pytest.approx(0.2 * (best.value_weights or {}).get("liked", 0.0))
 
 
 def test_what_gains_only_among_those_who_chose_is_no_gain(

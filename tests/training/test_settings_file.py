@@ -93,5 +93,5 @@ def test_a_weight_may_be_negative_and_nothing_else_may(tmp_path: Path) -> None:
     path.write_text("[value_weights]\nengaged = 1.0\nhide = -5.0\n")
     assert load_settings(path).value_weights == {"engaged": 1.0, "hide": -5.0}
     path.write_text("[value_weights]\nhide = -inf\n")
-    with pytest.raises(ConfigError, match="'value_weights.hide': should be finite"):
+    with pytest.raises(ConfigError, match=r"'value_weights\.hide': should be finite"):
         load_settings(path)

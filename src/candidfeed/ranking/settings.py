@@ -26,7 +26,7 @@ class RankerSettings:
     features: str = "all"
     dim: int = 12
     members: int = 8
-    n_draws: int = 64
+    n_draws: int = 32
     draw_dim: int = 10
     forget_user: float = 0.3
     l2: float = 0.001

@@ -125,8 +125,8 @@ def fit_ranker(
         "n_times": len(space.time_edges) + 1,
     }
     n_draws = settings.n_draws if pays(rated) else 0
-    # Beside draws half of the trunk's members and three quarters of its epochs do as well: validation
-    # MSE .7903 against .7897 (`keras-notebook`), in two thirds of the time.
+    # Beside draws half of the trunk's members and three quarters of its epochs do as well:
+    # validation MSE .7903 against .7897 (`keras-notebook`), in two thirds of the time.
     beside_draws = replace(
         settings, members=-(-settings.members // 2), n_epochs=-(-settings.n_epochs * 3 // 4)
     )
