@@ -15,6 +15,7 @@ from candidfeed.data.synthetic.settings import WorldSettings
 from candidfeed.data.tables import Dataset
 from candidfeed.errors import ConfigError, DataError
 from candidfeed.feed.pipeline import recommend
+from candidfeed.ranking.inputs import DENSE_FEATURES, ranker_inputs
 from candidfeed.release.bundle import encode, read_release
 from candidfeed.release.export import export_pair
 from candidfeed.release.storage import write_directory
@@ -98,6 +99,18 @@ def test_heads_are_calibrated_on_users_that_they_did_not_learn_from(pair: TwoSta
     assert pair.calibration["click"].n_rows > 100
     assert pair.actions is not None
     assert set(pair.actions.held) == {"click", "like", "hide"}
+
+
+def test_the_ranker_says_what_the_trained_heads_say(world: Dataset, pair: TwoStage) -> None:
+    assert pair.ranker.actions is not None
+    model, heads = pair.ranker.model, pair.ranker.actions.heads
+    users = np.unique(pair.split.test.user)[:4].astype(np.int32)
+    items = np.tile(np.arange(20, dtype=np.int32), (4, 1))
+    dense = np.random.default_rng(0).normal(size=(4, 20, len(DENSE_FEATURES))).astype(np.float32)
+    inputs = ranker_inputs(pair.ranker.space, pair.states.take(users), items, dense)
+    np.testing.assert_allclose(
+        model(inputs)["actions"], heads.expected(heads(inputs)), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_click_is_more_likely_where_one_came(world: Dataset, pair: TwoStage) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from candidfeed.data.interactions import Interactions
 from candidfeed.ranking.action_training import Actions
+from candidfeed.ranking.actions import ActionHeads
 from candidfeed.ranking.engagement import HeadTraining
 from candidfeed.ranking.feature_choice import choose_features, reads
 from candidfeed.ranking.inputs import DENSE_FEATURES, RankerSpace, ranker_inputs
@@ -144,13 +145,13 @@ def fit_ranker(
     whole = space if actions is None else replace(space, actions=actions.space)
     model.build(_input_shapes(whole, states, settings))
     if model.actions is not None and actions is not None:
-        model.actions.set_weights(actions.heads.get_weights())
+        _copy(actions.heads, model.actions)
     if model.trunk is not None:
         model.trunk.set_items(space.item_bag)
     curves, engagement_curves = {}, {}
     # The head first: every step of the trunk's moves the state of what dropout draws.
     if head_of is not None:
-        model.engaged.set_weights(head_of.model.engaged.get_weights())
+        _copy(head_of.model.engaged, model.engaged)
         engagement_curves = head_of.engagement_curves
     elif lists:
         training = head_training(model.engaged, lists, settings)
@@ -165,6 +166,13 @@ def fit_ranker(
         if model.posterior is not None:
             fill_posterior(model.posterior, space, rated, states, seed=seed)
     return FittedRanker(model, whole, settings, curves, engagement_curves, actions)
+
+
+def _copy(trained: EngagedHead | ActionHeads, head: EngagedHead | ActionHeads) -> None:
+    """Give a head what another has learned, the scale of its features too."""
+    head.set_weights(trained.get_weights())
+    # Keras' normalisation holds what it divides by beside its weights.
+    head.scale.finalize_state()
 
 
 def head_training(

@@ -12,8 +12,9 @@ from candidfeed.data.splits import Split
 from candidfeed.data.tables import Dataset
 from candidfeed.ranking.action_inputs import ActionSpace, Recent
 from candidfeed.ranking.action_training import NO_LABEL, ActionLists
-from candidfeed.ranking.inputs import RankerSpace, dense_features
+from candidfeed.ranking.inputs import DENSE_FEATURES, RankerSpace, dense_features
 from candidfeed.ranking.user_state import UserStates
+from candidfeed.training.candidates import touched_by
 from candidfeed.training.neighbour_choice import Neighbour, scores_of_pasts
 from candidfeed.training.side_features import SideFeatures
 from candidfeed.training.stage_one import Fitted
@@ -74,15 +75,22 @@ def action_lists(
 ) -> ActionLists:
     """Lists of impressions after the split's train part, at most MAX_LISTS of them.
 
+    They are like what is asked about when a list is made: of users with a past, and of items that
+    are not in it; of others stage one says something of another scale.
+
     Args:
         tower, neighbour: fitted on the split's train part.
         shown: impressions that lie after it.
     """
     rows = _listed(shown, seed)
-    first = rows[:, 0]
-    user, since = shown.user[first], shown.time_s[first]
-    pasts = pasts_before(split.known.concat(split.test), user, since)
+    events = split.known.concat(split.test)
+    n_before = _lengths(pasts_before(events, shown.user[rows[:, 0]], shown.time_s[rows[:, 0]]))
+    rows = rows[n_before > 0]
+    user, since = shown.user[rows[:, 0]], shown.time_s[rows[:, 0]]
+    pasts = pasts_before(events, user, since)
     items = np.where(rows >= 0, shown.item[rows], len(split.items)).astype(np.int32)
+    touched = touched_by(pasts.matrix, np.arange(len(rows), dtype=np.int32), items)
+    rows, items = np.where(touched, -1, rows), np.where(touched, len(split.items), items)
     bag = Bag(features.user_bag.ids[user], features.user_bag.weights[user])
     space = RankerSpace.fit(
         split.train, features.item_bag, features.item_map.n_ids, dataset.like_at
@@ -90,7 +98,8 @@ def action_lists(
     states = UserStates.of(pasts, bag, space.scale)
     scorer = replace(tower, user_bag=bag).scorer(pasts)
     vectors = np.asarray(scorer.item_vectors)
-    dense, recent = [], []
+    dense = [np.zeros((0, LIST_LENGTH, len(DENSE_FEATURES)), np.float32)]
+    recent = [Recent.of(states.take(np.arange(0)), n_items=len(split.items))]
     for start in range(0, len(rows), _LISTS_AT_ONCE):
         part = np.arange(start, min(start + _LISTS_AT_ONCE, len(rows)), dtype=np.int32)
         state = replace(states.take(part), now_s=since[part])
@@ -135,6 +144,10 @@ def pasts_before(
     at = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     found = events.take(at + np.repeat(starts[user], lengths))
     return replace(found, user=owner, n_users=len(user))
+
+
+def _lengths(pasts: Interactions) -> NDArray[np.int64]:
+    return np.bincount(pasts.user, minlength=pasts.n_users)
 
 
 def _listed(shown: Impressions, seed: int) -> NDArray[np.int64]:
