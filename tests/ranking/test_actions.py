@@ -86,6 +86,13 @@ def test_asked_for_at_the_first_place_it_says_what_is_true_there(
     assert np.abs(p[..., 1] / 5 - wanted).mean() < 0.12
 
 
+def test_places_that_the_heads_never_saw_count_as_the_last(
+    fitted: tuple[ActionSpace, ActionLists, FittedActions],
+) -> None:
+    heads = fitted[2].heads
+    np.testing.assert_array_equal(heads.log_seen(np.array([9])), heads.log_seen(np.array([3])))
+
+
 def test_a_refit_is_the_same_to_the_last_bit() -> None:
     space, lists = space_and_lists(100, seed=1)
     one, other = (fit_actions(space, lists, n_epochs=2, seed=3).heads for _ in range(2))

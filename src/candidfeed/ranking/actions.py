@@ -163,7 +163,9 @@ class ActionHeads(keras.layers.Layer):
 
     def log_seen(self, position: Tensor) -> Tensor:
         """Log of how often a place is looked at against the first; float32 [..., labels]."""
-        behind = -ops.softplus(_PLACE_RATE * ops.take(self.unseen, position, axis=0))
+        last = len(self._config["seen"]) - 1
+        unseen = ops.take(self.unseen, ops.minimum(position, last), axis=0)
+        behind = -ops.softplus(_PLACE_RATE * unseen)
         return ops.where((position == 1)[..., None], 0.0, behind)
 
     def expected(self, members: Tensor) -> Tensor:
