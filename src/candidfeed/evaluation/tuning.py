@@ -182,7 +182,7 @@ def _validated(
     seed: int,
 ) -> Values:
     """METRIC of each user's list with a ranker of these settings, float64 [n]."""
-    split, space = pair.split, pair.ranker.space
+    split, space = pair.split, replace(pair.ranker.space, actions=None)
     chosen, _ = with_chosen_features(
         pair.lists, settings.ranker, asked=pair.lists.take(slice(0)),
         least_gain_se=least_gain_se(split, pair.settings.stage_one), seed=seed,
@@ -196,9 +196,12 @@ def _validated(
         lists=pair.lists,
         settings=chosen,
         log_more_hits=pair.log_more_hits,
+        actions=pair.ranker.actions,
         seed=seed,
     )
-    trained = replace(pair, ranker=ranker, settings=replace(settings, ranker=chosen))
+    weights = settings.value_weights or pair.settings.value_weights
+    tried = replace(settings, ranker=chosen, value_weights=weights)
+    trained = replace(pair, ranker=ranker, settings=tried)
     asked = split.test.take(np.isin(split.test.user, users))
     figures = evaluate_ranking(
         TwoStageScorer(trained), known=split.known.matrix, test=asked.matrix, ks=(10,), top_ks=()

@@ -17,9 +17,6 @@ from candidfeed.data.interactions import Interactions
 from candidfeed.retrieval.popularity import Popular, popular_for_strangers
 from candidfeed.retrieval.top_k import best_columns
 
-# Where nothing is shared and nothing shrinks, 0 is divided by this.
-_TINY = 1e-9
-
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
 
@@ -93,7 +90,10 @@ class UserNeighbours:
             in_common: items that each person shares with each user, [b, n_users].
             n_own: items of each person, int [b].
         """
-        similar = in_common / (np.sqrt(n_own[:, None] * self._n_items_of) + self.shrink + _TINY)
+        size = np.sqrt(n_own[:, None] * self._n_items_of) + self.shrink
+        similar = np.divide(in_common, size, out=np.zeros_like(size), where=size > 0)
+        # Of equal ones the last bits of a root must not decide.
+        similar = np.round(similar, 12)
         is_known = own_rows < similar.shape[1]
         similar[np.flatnonzero(is_known), own_rows[is_known]] = 0.0
         best = np.sort(best_columns(similar, self.k), axis=1)
