@@ -177,6 +177,21 @@ def _scores(pair: TwoStage, user: np.ndarray, items: np.ndarray) -> dict[str, np
     }
 
 
+def test_a_count_is_released_as_it_is_and_may_have_a_weight(
+    world: Dataset, brief: TwoStageSettings
+) -> None:
+    counted = tuple(replace(one, counted=True) for one in world.labels if one.name == "click")
+    dataset = replace(world, labels=counted)
+    settings = replace(brief, value_weights=None)
+    pair = fit_two_stage(dataset, make_split(dataset, seed=7), settings=settings, seed=7)
+    assert pair.calibration["click"].method == "as is"
+    served = export_pair(dataset, pair)
+    person = served.person(world.users["user_id"][3])
+    slate = recommend(served, person, k=3, now_s=person.last_time_s)
+    for slot in slate.slots:
+        assert slot.value == pytest.approx(slot.actions["click"], rel=1e-5)
+
+
 def test_a_person_of_whom_nothing_is_known_gets_the_items_own_rates(
     world: Dataset, pair: TwoStage
 ) -> None:

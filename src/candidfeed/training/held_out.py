@@ -1,6 +1,6 @@
 """What the ranker says of rows that it did not learn from: what calibrators are fitted on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,9 +43,9 @@ class HeldOut:
         return fit_calibrator(self.p, self.happened, self.user)
 
 
-def calibrators(held: Mapping[str, HeldOut]) -> dict[str, Calibrator]:
-    """One for each head; a head without rows is left as it is."""
-    missing = dict.fromkeys(HEADS, Calibrator.as_is("no held-out rows"))
+def calibrators(held: Mapping[str, HeldOut], heads: Iterable[str] = HEADS) -> dict[str, Calibrator]:
+    """One for each head; a head without rows is left as it is, and so are counts."""
+    missing = dict.fromkeys(heads, Calibrator.as_is("no held-out rows"))
     return {**missing, **{name: one.calibrator() for name, one in held.items()}}
 
 

@@ -197,7 +197,7 @@ def fit_two_stage(
     if actions is not None:
         held |= actions.held
     clock.stop()
-    return replace(pair, calibration=calibrators(held))
+    return replace(pair, calibration=calibrators(held, pair.calibration))
 
 
 def fit_retrieval(
@@ -267,7 +267,7 @@ def refit_on_all(
         neighbour=pair.sources.neighbour, curves=pair.tower.curves, actions=actions,
         head_of=pair.ranker if is_folded else None, seed=seed,
     )  # fmt: skip
-    return replace(refitted, calibration=calibrators(held))
+    return replace(refitted, calibration=calibrators(held, pair.calibration))
 
 
 def _fit_on_train(
@@ -309,7 +309,7 @@ def _fit_on_train(
     states = UserStates.of(split.known, features.user_bag, space.scale)
     return TwoStage(
         split, features, settings, tower, sources, ranker, states, lists, log_more_hits,
-        actions, calibrators({}), clock.seconds,
+        actions, calibrators({}, settings.value_weights or ()), clock.seconds,
     )  # fmt: skip
 
 
