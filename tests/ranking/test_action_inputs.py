@@ -57,7 +57,7 @@ def test_a_user_who_is_not_known_has_the_rates_of_nobody(space: ActionSpace) -> 
     items, position = np.array([[0, 2]]), np.ones((1, 2), np.int32)
     found = space.inputs(np.array([99]), items, position, recent)
     assert not found["rates"][0, :, 3:].any()
-    assert found["rates"].shape == (1, 2, space.n_rates)
+    assert found["rates"].shape == (1, 2, 2 * (2 + 1))
     assert not found["recent_taste"].any()
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from candidfeed.feed.explain import history_reasons, popular_reasons
 from candidfeed.feed.scoring import Heads, View, popular_heads, ranked_heads, tower_scores, view_of
 from candidfeed.feed.served import Floats, Past, Person, Rows, Served
+from candidfeed.ranking.calibration import weighted_sum
 from candidfeed.retrieval.merge import NEIGHBOURS, SOURCES, TOWER, TRENDING, merge_by_quota
 from candidfeed.retrieval.top_k import best_columns
 
@@ -186,9 +187,7 @@ def weights_of(served: Served, person: Person) -> Mapping[str, float]:
 def value(heads: Heads, weights: Mapping[str, float]) -> Floats:
     """The published weighted sum of the heads, float32 [c]."""
     with np.errstate(invalid="ignore", over="ignore"):
-        by_name = heads.by_name
-        summed = sum(weight * by_name[name] for name, weight in weights.items() if weight)
-        return np.asarray(summed).astype(np.float32)
+        return weighted_sum(heads.by_name, weights)
 
 
 def select(values: Floats, rows: Rows, k: int) -> Selected:

@@ -102,11 +102,6 @@ class ActionSpace:
     def n_positions(self) -> int:
         return len(self.by_position) - 1
 
-    @property
-    def n_rates(self) -> int:
-        """Width of `rates` in `inputs`."""
-        return 2 * (len(self.labels) + 1)
-
     def inputs(
         self,
         users: NDArray[np.integer],

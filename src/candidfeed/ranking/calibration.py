@@ -85,6 +85,12 @@ class Calibrator:
         return Calibrator(**{**content, **arrays})
 
 
+def weighted_sum(heads: Mapping[str, Floats], weights: Mapping[str, float]) -> NDArray[np.float32]:
+    """The published sum that a list is ordered by, of calibrated heads; float32 of their shape."""
+    summed = sum(weight * heads[name] for name, weight in weights.items() if weight)
+    return np.asarray(summed).astype(np.float32)
+
+
 def log_odds(p: Floats) -> Floats:
     """Natural log of p / (1 - p); what is next to 0 or 1 is held off it."""
     p = np.clip(p, _FURTHEST, 1.0 - _FURTHEST)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from candidfeed.config import suggest
 from candidfeed.data.tables import Dataset
 from candidfeed.errors import ConfigError
-from candidfeed.ranking.calibration import Calibrator
+from candidfeed.ranking.calibration import Calibrator, weighted_sum
 
 ENGAGED, LIKED = "engaged", "liked"
 HEADS = (ENGAGED, LIKED)
@@ -44,8 +44,5 @@ def value(
     Args:
         expected: by head, what the model says: a probability, or of a count its mean.
     """
-    total = np.zeros(np.shape(expected[ENGAGED]))
-    for name, weight in weights.items():
-        if weight:
-            total = total + weight * calibration[name](expected[name])
-    return total.astype(np.float32)
+    asked = {name: calibration[name](expected[name]) for name, weight in weights.items() if weight}
+    return weighted_sum(asked, weights)
