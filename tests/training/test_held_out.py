@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from candidfeed.data.splits import Split, inner_split, make_split
+from candidfeed.data.splits import Split, fold_splits, make_split
 from candidfeed.data.tables import Dataset
 from candidfeed.ranking.training import CandidateLists
 from candidfeed.training import held_out
@@ -15,8 +15,8 @@ from candidfeed.training.held_out import (
     calibrators,
     engagement_of,
     likes_of,
+    likes_of_cuts,
     likes_of_history,
-    likes_of_inner_cut,
 )
 from candidfeed.training.predictions import p_like, rating_levels
 from candidfeed.training.two_stage import TwoStage
@@ -99,22 +99,36 @@ def test_too_little_history_is_none(pair: TwoStage, split: Split) -> None:
     assert likes_of_history(split, pair.ranker, pair.features, 4.0, seed=1) is None
 
 
-def test_the_inner_cuts_ranker_does_not_learn_the_ratings_that_it_is_asked(
+def test_each_cuts_ranker_does_not_learn_the_ratings_that_it_is_asked(
     tiny: Dataset, pair: TwoStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner = inner_split(make_split(tiny, "random", seed=3), seed=3)
-    learned: dict[str, Any] = {}
+    whole = make_split(tiny, "random", seed=3)
+    cuts = list(fold_splits(whole, n_folds=3, seed=3))
+    learned: list[int] = []
 
     def watch(_space: Any, **given: Any) -> Any:
-        learned.update(given)
+        assert given["lists"] is None
+        learned.append(len(given["rated"]))
         return pair.ranker
 
     monkeypatch.setattr(held_out, "fit_ranker", watch)
     settings = pair.settings.ranker
-    found = likes_of_inner_cut(inner, pair.features, 4.0, settings=settings, seed=3)
-    assert len(learned["rated"]) == len(inner.train)
-    assert learned["lists"] is None
-    np.testing.assert_array_equal(np.sort(found.user), np.sort(inner.test.user))
+    found = likes_of_cuts(cuts, pair.features, 4.0, settings=settings, seed=3)
+    assert learned == [len(cut.train) for cut in cuts]
+    asked = np.concatenate([cut.test.user for cut in cuts])
+    np.testing.assert_array_equal(np.sort(found.user), np.sort(asked))
+    assert found.happened.sum() == sum((cut.test.value >= 4).sum() for cut in cuts)
+
+
+def test_no_more_cuts_are_learned_from_than_it_takes_for_the_rows(
+    tiny: Dataset, pair: TwoStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuts = list(fold_splits(make_split(tiny, "random", seed=3), n_folds=3, seed=3))
+    monkeypatch.setattr(held_out, "fit_ranker", lambda _space, **_given: pair.ranker)
+    monkeypatch.setattr(held_out, "MAX_ROWS", len(cuts[0].test))
+    settings = pair.settings.ranker
+    found = likes_of_cuts(cuts, pair.features, 4.0, settings=settings, seed=3)
+    assert len(found) == len(cuts[0].test)
 
 
 def test_of_very_many_ratings_some_users_are_learned_from(split: Split) -> None:

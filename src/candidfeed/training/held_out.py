@@ -39,6 +39,21 @@ class HeldOut:
     p: NDArray[np.float64]
     happened: NDArray[np.bool_]
 
+    @staticmethod
+    def none() -> "HeldOut":
+        return HeldOut(np.empty(0, np.int32), np.empty(0), np.empty(0, np.bool_))
+
+    def __len__(self) -> int:
+        return len(self.p)
+
+    def joined(self, other: "HeldOut") -> "HeldOut":
+        """The rows of both, one after the other."""
+        return HeldOut(
+            np.concatenate([self.user, other.user]),
+            np.concatenate([self.p, other.p]),
+            np.concatenate([self.happened, other.happened]),
+        )
+
     def calibrator(self) -> Calibrator:
         return fit_calibrator(self.p, self.happened, self.user)
 
@@ -90,38 +105,54 @@ def likes_of_history(
     asked = rng.permutation(rated)[:MAX_ROWS]
     if len(asked) < MIN_HISTORY_ROWS:
         return None
-    found = []
+    found = HeldOut.none()
     for fold in np.array_split(asked, _N_FOLDS):
         others = np.setdiff1d(np.arange(len(split.history)), fold)
         known = split.train.concat(split.history.take(others))
         states = UserStates.of(known, features.user_bag, ranker.space.scale)
-        found.append(likes_of(ranker, states, split.history.take(np.sort(fold)), like_at))
-    return HeldOut(*(np.concatenate(c) for c in zip(*map(_columns, found), strict=True)))
+        rows = split.history.take(np.sort(fold))
+        found = found.joined(likes_of(ranker, states, rows, like_at))
+    return found
 
 
-def likes_of_inner_cut(
-    inner: Split,
+def likes_of_cuts(
+    cuts: Iterable[Split],
     features: SideFeatures,
     like_at: float,
     *,
     settings: RankerSettings,
     seed: int,
 ) -> HeldOut:
-    """What a ranker that learned the ratings of the inner cut's train says of those of its test."""
+    """What rankers that learned the ratings of a cut's train say of those of its test.
+
+    Args:
+        cuts: of one train part; as many are taken as it takes for MAX_ROWS rows.
+    """
+    found = HeldOut.none()
+    for cut in cuts:
+        found = found.joined(_likes_of_cut(cut, features, like_at, settings=settings, seed=seed))
+        if len(found) >= MAX_ROWS:
+            break
+    return found
+
+
+def _likes_of_cut(
+    cut: Split, features: SideFeatures, like_at: float, *, settings: RankerSettings, seed: int
+) -> HeldOut:
     rng = np.random.default_rng(seed)
-    space = RankerSpace.fit(inner.train, features.item_bag, features.item_map.n_ids, like_at)
+    space = RankerSpace.fit(cut.train, features.item_bag, features.item_map.n_ids, like_at)
     ranker = fit_ranker(
         space,
-        n_users=len(inner.users),
+        n_users=len(cut.users),
         n_user_ids=features.user_map.n_ids,
-        rated=_of_some_users(inner.train, MAX_LEARNED_ROWS, rng),
-        states=UserStates.of(inner.train, features.user_bag, space.scale),
+        rated=_of_some_users(cut.train, MAX_LEARNED_ROWS, rng),
+        states=UserStates.of(cut.train, features.user_bag, space.scale),
         lists=None,
         settings=settings,
         seed=seed,
     )
-    states = UserStates.of(inner.known, features.user_bag, space.scale)
-    test = _rated(inner.test)
+    states = UserStates.of(cut.known, features.user_bag, space.scale)
+    test = _rated(cut.test)
     some = np.sort(rng.permutation(len(test))[:MAX_ROWS])
     return likes_of(ranker, states, test.take(some), like_at)
 
@@ -137,7 +168,3 @@ def _of_some_users(events: Interactions, n: int, rng: np.random.Generator) -> In
 
 def _rated(events: Interactions) -> Interactions:
     return events.take(np.isfinite(events.value))
-
-
-def _columns(held: HeldOut) -> tuple[NDArray[np.generic], ...]:
-    return held.user, held.p, held.happened
