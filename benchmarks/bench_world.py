@@ -12,7 +12,9 @@ list of items that the person has not touched.
 
 `places` compares action heads that learn with the places of the log and without, on users whom
 they have not learned from: P(click | looked at) that they say over the true one (`ratio`), their
-mean absolute error, and how many pairs of one list they order as the truth does.
+mean absolute error, and how many pairs of one list they order as the truth does: of all, of those
+whose better one stood lower in its slate, and of those where it stood higher. What the log's places
+put into an order shows as the gap between the last two.
 """
 
 import argparse
@@ -27,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
@@ -40,7 +41,7 @@ from candidfeed.data.tables import Dataset
 from candidfeed.evaluation.baselines import fit_baselines
 from candidfeed.evaluation.ranking_metrics import Scorer, evaluate_ranking
 from candidfeed.evaluation.run import with_test_users
-from candidfeed.ranking.action_inputs import expected_actions
+from candidfeed.ranking.action_inputs import ActionSpace, expected_actions
 from candidfeed.ranking.action_training import ActionLists, fit_actions, inputs_of
 from candidfeed.retrieval.top_k import best_columns
 from candidfeed.training.impressions import action_lists, action_space, shown_of
@@ -99,21 +100,40 @@ def wanted(
 
 def places(dataset: Dataset, pair: TwoStage, oracle: Oracle, seed: int) -> dict[str, Any]:
     """Action heads with and without the places of the log, against the truth."""
-    unknown = dataset.events.with_columns(pl.lit(None, pl.UInt16).alias("position"))
-    both = {"with": dataset, "without": replace(dataset, events=unknown)}
-    return {name: _against_truth(one, pair, oracle, seed) for name, one in both.items()}
-
-
-def _against_truth(dataset: Dataset, pair: TwoStage, oracle: Oracle, seed: int) -> dict[str, Any]:
-    split, features = pair.split, pair.features
-    shown = shown_of(dataset, split)
+    shown = shown_of(dataset, pair.split)
     assert shown is not None
-    space = action_space(dataset, split, shown.older, pair.tower)
     lists = action_lists(
-        dataset, split, features, pair.tower, pair.sources.neighbour, shown.later, seed=seed
-    )
-    is_held = lists.user % 3 == 0
-    learned, held = (lists.take(np.flatnonzero(mask)) for mask in (~is_held, is_held))
+        dataset, pair.split, pair.features, pair.tower, pair.sources.neighbour, shown.later,
+        seed=seed,
+    )  # fmt: skip
+    time_s = float(pair.split.test.time_s.mean())
+    unknown = replace(shown.older, position=np.zeros_like(shown.older.position))
+    nowhere = replace(lists, position=np.zeros_like(lists.position))
+    learned = {"with": (shown.older, lists), "without": (unknown, nowhere)}
+    return {
+        name: _against_truth(
+            action_space(dataset, pair.split, older, pair.tower), of_lists, lists.position,
+            oracle, time_s, seed,
+        )
+        for name, (older, of_lists) in learned.items()
+    }  # fmt: skip
+
+
+def _against_truth(
+    space: ActionSpace,
+    lists: ActionLists,
+    stood: NDArray[np.int32],
+    oracle: Oracle,
+    time_s: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Heads that learn from two thirds of the users, asked about the others' lists.
+
+    Args:
+        stood: where each impression really stood.
+    """
+    held_rows, rows = (np.flatnonzero((lists.user % 3 == 0) == which) for which in (True, False))
+    learned, held, stood = lists.take(rows), lists.take(held_rows), stood[held_rows]
     heads = fit_actions(space, learned, n_epochs=_EPOCHS, seed=seed, held=held).heads
     first = replace(held, position=np.minimum(held.position, 1))
     logs = np.concatenate(
@@ -123,15 +143,19 @@ def _against_truth(dataset: Dataset, pair: TwoStage, oracle: Oracle, seed: int) 
         ]
     )
     said, real = expected_actions(logs, space)["click"], held.real
-    truth = _true_clicks(oracle, held, float(split.test.time_s.mean()))
+    truth = _true_clicks(oracle, held, time_s)
     apart = truth[:, :, None] - truth[:, None, :]
     pairs = (apart > _APART) & real[:, :, None] & real[:, None, :]
-    agrees = (said[:, :, None] - said[:, None, :] > 0)[pairs]
+    agrees = said[:, :, None] > said[:, None, :]
+    stood_lower = stood[:, :, None] > stood[:, None, :]
+    stood_higher = stood[:, :, None] < stood[:, None, :]
     seen = np.exp(np.asarray(heads.log_seen(np.arange(1, space.n_positions + 1))))[:, 0]
     return {
         "ratio": round(float(said[real].mean() / truth[real].mean()), 3),
         "mean_absolute_error": round(float(np.abs(said - truth)[real].mean()), 4),
-        "pairs_in_order": round(float(agrees.mean()), 4),
+        "pairs_in_order": round(float(agrees[pairs].mean()), 4),
+        "better_one_stood_lower": round(float(agrees[pairs & stood_lower].mean()), 4),
+        "better_one_stood_higher": round(float(agrees[pairs & stood_higher].mean()), 4),
         "looked_at": [round(float(one), 3) for one in seen],
     }
 

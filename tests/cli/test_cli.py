@@ -74,9 +74,13 @@ def test_nothing_typed_shows_the_help_and_is_wrong_usage(typed: Typed) -> None:
     assert "error:" not in errors
 
 
-def test_the_installed_command_runs() -> None:
-    command = Path(sys.executable).with_name("candidfeed")
-    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize(
+    "command",
+    [[Path(sys.executable).with_name("candidfeed")], [sys.executable, "-m", "candidfeed"]],
+    ids=["installed", "python -m"],
+)
+def test_the_installed_command_runs(command: list[str | Path]) -> None:
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"candidfeed {__version__}\n"
 
 
