@@ -11,6 +11,7 @@ from candidfeed.ranking.action_inputs import (
     N_RECENT,
     N_TASTES,
     ActionSpace,
+    Rates,
     Recent,
     expected_actions,
     expected_of_anybody,
@@ -65,6 +66,36 @@ def test_places_below_the_last_known_one_count_as_it(space: ActionSpace) -> None
     recent = Recent(np.full((1, 2), 3, np.int32), np.zeros((1, 2)), np.zeros((1, 2)))
     found = space.inputs(np.array([0]), np.array([[0]]), np.array([[40]]), recent)
     assert found["position"].tolist() == [[2]]
+
+
+@pytest.mark.parametrize("burst", [1.0, 10.0])
+@pytest.mark.parametrize("shape", [2.0, 8.0])
+def test_rates_are_drawn_in_by_as_much_as_they_differ(shape: float, burst: float) -> None:
+    rng, n_items = np.random.default_rng(3), 10_000
+    rate = 0.02 * rng.gamma(shape, 1 / shape, n_items)
+    row = np.repeat(np.arange(n_items), rng.integers(20, 400, n_items))
+    came = (burst * (rng.random(len(row)) < rate[row]))[:, None].astype(np.float32)
+    expected = np.full_like(came, burst * 0.02)
+    found = Rates.of(row, came, expected, n_items).lift[:, 0]
+    # Poisson counts, gamma rates: the posterior's mean adds the shape to both, in events.
+    sums = [np.bincount(row, one[:, 0] / burst) for one in (came, expected)]
+    best = np.log((sums[0] + shape) / (sums[1] + shape))
+    assert np.abs(found - best).mean() < 0.1 * np.abs(best).mean()
+
+
+def test_a_label_that_always_or_never_comes_has_the_same_rate_everywhere() -> None:
+    row = np.repeat(np.arange(3), 4)
+    for came in (np.ones((12, 1), np.float32), np.zeros((12, 1), np.float32)):
+        np.testing.assert_array_equal(Rates.of(row, came, came, 5).lift, np.zeros((5, 1)))
+
+
+def test_rates_that_do_not_differ_are_drawn_in_entirely() -> None:
+    rng = np.random.default_rng(3)
+    row = np.repeat(np.arange(500), 100)
+    came = (rng.random((len(row), 1)) < 0.2).astype(np.float32)
+    lift = Rates.of(row, came, np.full_like(came, 0.2), 500).lift
+    unshrunk = np.log(np.bincount(row, came[:, 0]) / 20.0)
+    assert np.abs(lift).mean() < 0.4 * np.abs(unshrunk).mean()
 
 
 def test_without_an_older_impression_every_rate_is_that_of_nobody() -> None:

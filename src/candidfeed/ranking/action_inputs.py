@@ -16,8 +16,9 @@ N_RECENT = 48
 N_TASTES = 32
 # Places further down share what is learned of the last of these.
 MAX_POSITIONS = 50
-# A rate is drawn to that of all impressions as if by so many more events.
-_SHRINK_EVENTS = 1.0
+# A rate is drawn to that of all impressions as if by so many more events that come one by one: as
+# few, and as many, as may be found in how much rates differ.
+_LEAST_SHRINK, _MOST_SHRINK = 0.5, 50.0
 _DAY_S = 86_400.0
 # A count that is expected to be larger than e to this is nonsense.
 _MOST_LOG_EXPECTED = 20.0
@@ -48,7 +49,8 @@ class Rates:
         lift = np.empty((n, came.shape[1]), np.float32)
         for label in range(came.shape[1]):
             sums = [np.bincount(row, one[:, label], minlength=n) for one in (came, expected)]
-            lift[:, label] = np.log((sums[0] + _SHRINK_EVENTS) / (sums[1] + _SHRINK_EVENTS))
+            more = _events_to_draw_in(row, came[:, label], expected[:, label])
+            lift[:, label] = np.log((sums[0] + more) / (sums[1] + more))
         return Rates(lift, np.log1p(np.bincount(row, minlength=n)).astype(np.float32))
 
     def columns(self, rows: NDArray[np.integer]) -> Floats:
@@ -180,6 +182,29 @@ class Recent:
         """Whether there is an event, its tone, age and share of the way to the last; [b, n, 4]."""
         order = np.cumsum(known, axis=1) / np.maximum(known.sum(axis=1, keepdims=True), 1)
         return np.stack([known, self.tone, self.log_days, order * known], axis=-1, dtype=np.float32)
+
+
+def _events_to_draw_in(row: NDArray[np.integer], came: Floats, expected: Floats) -> float:
+    """By how many events rates are to be drawn to the common one, from how much they differ.
+
+    Of two impressions of one row, what came beyond what was expected agrees as far as rows differ;
+    what each scatters by alone is chance. Their ratio is the weight of the common rate.
+
+    Source: Robbins, Berkeley Symposium 1956 (empirical Bayes), by the method of moments.
+
+    Args:
+        row: int [n]; its impressions hang together.
+        came, expected: of one label, float32 [n].
+    """
+    beyond = came.astype(np.float64) - expected
+
+    def of_pairs(one: NDArray[np.float64]) -> float:
+        return float(np.sum(np.bincount(row, one) ** 2) - np.sum(one**2))
+
+    pairs = of_pairs(expected.astype(np.float64))
+    differ = of_pairs(beyond) / pairs if pairs > 0 else 0.0
+    chance = float(np.sum(beyond**2) / expected.sum()) if expected.any() else 1.0
+    return max(chance, 1e-6) * float(np.clip(1.0 / max(differ, 1e-9), _LEAST_SHRINK, _MOST_SHRINK))
 
 
 def leading_directions(vectors: Floats) -> Floats:

@@ -98,8 +98,8 @@ class ActionHeads(keras.layers.Layer):
         counted: list[bool],
         starts: list[float],
         seen: list[list[float]],
-        members: int = 4,
-        width: int = 48,
+        members: int = 2,
+        width: int = 64,
         dropout: float = 0.1,
         **kwargs: Any,
     ) -> None:

@@ -93,7 +93,7 @@ def pass_gate(target: Path, new: Figures, test_rows_sha256: str, *, force: bool)
 
 
 def _live_figures(target: Path, test_rows_sha256: str) -> tuple[UserFigure | None, str]:
-    """The live list\'s figure, or why there is none to be compared with."""
+    """The live list's figure, or why there is none to be compared with."""
     try:
         opened: OpenedDirectory = read_directory(target)
         if opened.manifest.get("test_rows_sha256") != test_rows_sha256:

@@ -82,8 +82,7 @@ def action_lists(
         tower, neighbour: fitted on the split's train part.
         shown: impressions that lie after it.
     """
-    rows = _listed(shown, seed)
-    events = split.known.concat(split.test)
+    rows, events = _listed(shown, seed), split.known.concat(split.test)
     n_before = _lengths(pasts_before(events, shown.user[rows[:, 0]], shown.time_s[rows[:, 0]]))
     rows = rows[n_before > 0]
     user, since = shown.user[rows[:, 0]], shown.time_s[rows[:, 0]]
@@ -91,36 +90,63 @@ def action_lists(
     items = np.where(rows >= 0, shown.item[rows], len(split.items)).astype(np.int32)
     touched = touched_by(pasts.matrix, np.arange(len(rows), dtype=np.int32), items)
     rows, items = np.where(touched, -1, rows), np.where(touched, len(split.items), items)
-    bag = Bag(features.user_bag.ids[user], features.user_bag.weights[user])
     space = RankerSpace.fit(
         split.train, features.item_bag, features.item_map.n_ids, dataset.like_at
     )
+    bag = Bag(features.user_bag.ids[user], features.user_bag.weights[user])
     states = UserStates.of(pasts, bag, space.scale)
-    scorer = replace(tower, user_bag=bag).scorer(pasts)
-    vectors = np.asarray(scorer.item_vectors)
-    dense = [np.zeros((0, LIST_LENGTH, len(DENSE_FEATURES)), np.float32)]
-    recent = [Recent.of(states.take(np.arange(0)), n_items=len(split.items))]
-    for start in range(0, len(rows), _LISTS_AT_ONCE):
-        part = np.arange(start, min(start + _LISTS_AT_ONCE, len(rows)), dtype=np.int32)
-        state = replace(states.take(part), now_s=since[part])
-        asked = np.minimum(items[part], len(split.items) - 1)
-        towers = np.einsum("bcd,bd->bc", vectors[asked], scorer.user_vectors(part))
-        near = np.zeros_like(towers)
-        if neighbour is not None:
-            scores = scores_of_pasts(neighbour, pasts.matrix[part], user[part])
-            near = np.take_along_axis(scores, asked, axis=1)
-        dense.append(dense_features(space, state, items[part], tower=towers, neighbour=near))
-        recent.append(Recent.of(state, n_items=len(split.items)))
-    real = (rows >= 0)[..., None]
-    targets = np.where(real, as_targets(shown.followed, dataset.labels)[rows], NO_LABEL)
+    as_known = _Asked(user, since, pasts, states, replace(tower, user_bag=bag), neighbour)
+    dense, recent = as_known.features(space, items)
+    targets = as_targets(shown.followed, dataset.labels)[rows]
     return ActionLists(
         user=user,
         items=items,
         position=np.where(rows >= 0, shown.position[rows], 0).astype(np.int32),
-        dense=np.concatenate(dense),
-        recent=Recent(*(np.concatenate(one) for one in zip(*map(_columns, recent), strict=True))),
-        targets=targets.astype(np.float32),
+        dense=dense,
+        recent=recent,
+        targets=np.where((rows >= 0)[..., None], targets, NO_LABEL).astype(np.float32),
     )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Users at the time when a list was shown to them, one row a list.
+
+    Attributes:
+        user: int32 [n].
+        since: when each list was shown, float64 [n].
+        pasts, states: as each was known by then.
+        tower: with the features of these users, in their order.
+    """
+
+    user: NDArray[np.int32]
+    since: NDArray[np.float64]
+    pasts: Interactions
+    states: UserStates
+    tower: Fitted
+    neighbour: Neighbour | None
+
+    def features(
+        self, space: RankerSpace, items: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float32], Recent]:
+        """Dense features of each list's items, float32 [n, c, f], and the users' latest events."""
+        scorer, n_items = self.tower.scorer(self.pasts), space.n_items
+        vectors = np.asarray(scorer.item_vectors)
+        dense = [np.zeros((0, items.shape[1], len(DENSE_FEATURES)), np.float32)]
+        recent = [Recent.of(self.states.take(np.arange(0)), n_items=n_items)]
+        for start in range(0, len(items), _LISTS_AT_ONCE):
+            part = np.arange(start, min(start + _LISTS_AT_ONCE, len(items)), dtype=np.int32)
+            state = replace(self.states.take(part), now_s=self.since[part])
+            asked = np.minimum(items[part], n_items - 1)
+            towers = np.einsum("bcd,bd->bc", vectors[asked], scorer.user_vectors(part))
+            near = np.zeros_like(towers)
+            if self.neighbour is not None:
+                scores = scores_of_pasts(self.neighbour, self.pasts.matrix[part], self.user[part])
+                near = np.take_along_axis(scores, asked, axis=1)
+            dense.append(dense_features(space, state, items[part], tower=towers, neighbour=near))
+            recent.append(Recent.of(state, n_items=n_items))
+        columns = zip(*map(_columns, recent), strict=True)
+        return np.concatenate(dense), Recent(*(np.concatenate(one) for one in columns))
 
 
 def pasts_before(
