@@ -18,9 +18,6 @@ from candidfeed.ranking.inputs import RankerSpace, dense_features, pair_inputs, 
 from candidfeed.ranking.user_state import UserState
 from candidfeed.retrieval.index.inner_products import inner_products
 
-# Ratings that an item's share of likes is drawn to the share of all by.
-_SHRINK_RATINGS = 5.0
-
 
 @dataclass(frozen=True)
 class Heads:
@@ -191,21 +188,14 @@ def popular_heads(served: Served, rows: Rows) -> Heads:
     P(engaged) is the share of the people who touched the item, P(like) the share of its ratings
     that liked it, drawn to the share of all.
     """
-    n_people = np.count_nonzero(np.diff(served.pasts.ends, prepend=0))
-    scale, pasts = served.space.scale, served.pasts
     actions = {}
     if served.space.actions is not None:
         actions = expected_of_anybody(served.space.actions, rows)
-    if scale.like_at is None:
-        nothing = np.zeros(len(rows))
-        return Heads(served.n_people[rows] / n_people, nothing, nothing, actions)
-    rated = np.isfinite(pasts.values)
-    liked = pasts.values[rated] >= scale.like_at
-    n_liked = np.bincount(pasts.items[rated], liked, minlength=served.n_items)[rows]
-    n_rated = np.bincount(pasts.items[rated], minlength=served.n_items)[rows]
+    nothing = np.zeros(len(rows))
+    rated = served.has_ratings
     return Heads(
-        p_engaged=served.n_people[rows] / n_people,
-        p_like=(n_liked + _SHRINK_RATINGS * liked.mean()) / (n_rated + _SHRINK_RATINGS),
-        rating=served.space.items.mean_rating[rows].astype(np.float64),
+        p_engaged=served.n_people[rows] / served.n_active,
+        p_like=served.share_liked[rows] if rated else nothing,
+        rating=served.space.items.mean_rating[rows].astype(np.float64) if rated else nothing,
         actions=actions,
     )

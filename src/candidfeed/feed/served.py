@@ -23,6 +23,9 @@ from candidfeed.ranking.inputs import RankerSpace
 from candidfeed.retrieval.index.vector_index import VectorIndex
 from candidfeed.retrieval.user_knn import UserNeighbours
 
+# A share of likes is drawn to that of all items as if by so many more ratings.
+_SHRINK_RATINGS = 5.0
+
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
 UserId = int | str
@@ -211,6 +214,30 @@ class Served:
     def n_people(self) -> NDArray[np.int64]:
         """How many users touched each item, int64 [n_items]."""
         return np.bincount(self.pasts.items, minlength=self.n_items)
+
+    @cached_property
+    def n_active(self) -> int:
+        """Users of whom anything is known."""
+        return int(np.count_nonzero(np.diff(self.pasts.ends, prepend=0)))
+
+    @cached_property
+    def by_popularity(self) -> Rows:
+        """Items that anybody touched, those that most people did first; ties by row."""
+        order = np.lexsort((np.arange(self.n_items), -self.n_people))
+        return order[: np.count_nonzero(self.n_people)].astype(np.int32)
+
+    @cached_property
+    def share_liked(self) -> NDArray[np.float64]:
+        """Of each item's ratings, the share that liked it, drawn to that of all; [n_items].
+
+        Of a log with ratings only.
+        """
+        assert self.space.scale.like_at is not None
+        rated = np.isfinite(self.pasts.values)
+        items, liked = self.pasts.items[rated], self.pasts.values[rated] >= self.space.scale.like_at
+        n_liked = np.bincount(items, liked, minlength=self.n_items)
+        n_rated = np.bincount(items, minlength=self.n_items)
+        return (n_liked + _SHRINK_RATINGS * liked.mean()) / (n_rated + _SHRINK_RATINGS)
 
     @property
     def has_ratings(self) -> bool:
