@@ -6,7 +6,8 @@ Prints one JSON line. The target on 100,000 users x 50,000 items x 5,000,000 eve
 list is above retrieval alone, popularity and iALS, at a stated share of the oracle's nDCG@10.
 
 `log` is nDCG@10 of what comes next in the log, as in `candidfeed evaluate`; `share` divides it by
-that of the oracle's own order. `wanted` is what the person would click if all ten were looked at:
+that of the oracle's own order; by how much the two-stage list is ahead of each stands with its
+interval over users. `wanted` is what the person would click if all ten were looked at:
 the discounted sum of the oracle's P(click | looked at) over a list, divided by that of the best
 list of items that the person has not touched.
 
@@ -39,6 +40,7 @@ from candidfeed.data.synthetic.oracle import Oracle
 from candidfeed.data.synthetic.settings import WorldSettings
 from candidfeed.data.tables import Dataset
 from candidfeed.evaluation.baselines import fit_baselines
+from candidfeed.evaluation.bootstrap import Figure, Resamples, paired_difference
 from candidfeed.evaluation.ranking_metrics import Scorer, evaluate_ranking
 from candidfeed.evaluation.run import with_test_users
 from candidfeed.ranking.action_inputs import ActionSpace, expected_actions
@@ -60,22 +62,33 @@ _EPOCHS = 4
 
 def list_figures(
     models: Mapping[str, Scorer], oracle: Oracle, split: Split
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Of each model, the oracle's own order included."""
     known, test = split.known.matrix, split.test.matrix
     window = float(split.test.time_s.min()), float(split.test.time_s.max())
     users = np.unique(split.test.user).astype(np.int32)
     asked = {**models, "oracle": oracle.during(*window)}
-    figures = {}
+    figures, ranked = {}, {}
     for name, model in asked.items():
-        ranked = evaluate_ranking(model, known=known, test=test)
+        ranked[name] = evaluate_ranking(model, known=known, test=test).figures[f"ndcg@{K}"]
         liked = wanted(model, oracle, known, users, sum(window) / 2)
-        figures[name] = {"log": ranked.mean(f"ndcg@{K}"), "wanted": liked}
+        figures[name] = {"log": ranked[name].value(), "wanted": liked}
     best = figures["oracle"]["log"]
     return {
-        name: {key: round(one, 4) for key, one in {**each, "share": each["log"] / best}.items()}
+        name: {
+            **{key: round(one, 4) for key, one in {**each, "share": each["log"] / best}.items()},
+            "two_stage_ahead_by": _ahead(ranked["two-stage"], ranked[name]),
+        }
         for name, each in figures.items()
     }
+
+
+def _ahead(ours: Figure, other: Figure) -> list[float]:
+    """Mean, low and high of the paired difference over users (95 %)."""
+    resamples = Resamples.draw(ours.users, rng=np.random.default_rng(0))
+    found = paired_difference([ours], [other], resamples)
+    assert found is not None
+    return [round(one, 4) for one in (found.mean, found.low, found.high)]
 
 
 def wanted(
