@@ -12,6 +12,7 @@ MIN_SPLINE_ROWS, MIN_ISOTONIC_ROWS = 1_000, 10_000
 # Of each class; below, a share is not to be told from chance.
 MIN_CLASS_ROWS = 20
 _N_FOLDS = 5
+_LEAST_GAIN_SE = 1.0
 # Bends of the spline, at equal shares of the rows, and what their squares cost.
 _N_BENDS, _BEND_L2 = 8, 30.0
 # Beyond this no log odds lie (`calibration.log_odds`).
@@ -27,12 +28,11 @@ _Fit = Callable[[Floats, Labels], Calibrator]
 
 
 def fit_calibrator(p: Floats, happened: Labels, user: NDArray[np.integer]) -> Calibrator:
-    """A map that rows of users whom it was not fitted on do not speak against.
+    """A map that rows of users whom it was not fitted on speak for; else none.
 
-    From MIN_SPLINE_ROWS on a spline, unless it raises their log loss by more than two standard
-    errors; with fewer rows Platt's line, if it lowers it by more than one. Isotonic steps (from
-    MIN_ISOTONIC_ROWS on) replace either only where they lower it by more than one: what follows
-    chance makes a calibrated model worse.
+    A spline from MIN_SPLINE_ROWS on, Platt's line with fewer rows, each only where it lowers their
+    log loss by more than one standard error; isotonic steps (from MIN_ISOTONIC_ROWS on) where they
+    lower it by as much more: what follows chance makes a calibrated model worse.
 
     Args:
         p: what the model said of rows that it had not learned from, in [0, 1], float [n].
@@ -51,15 +51,12 @@ def fit_calibrator(p: Floats, happened: Labels, user: NDArray[np.integer]) -> Ca
     if len(np.unique(user)) < _N_FOLDS:
         return Calibrator.as_is(f"held-out rows of fewer than {_N_FOLDS} users", n)
     losses = log_loss(p, happened)
-    chosen = Calibrator.as_is("held-out users speak against any other map", n)
-    many = n >= MIN_SPLINE_ROWS
-    gain, found = _gain_on_other_users(fit_spline if many else fit_platt, p, happened, user, losses)
-    if gain > (-2.0 if many else 1.0):
-        chosen, losses = (fit_spline if many else fit_platt)(p, happened), found
-    if n >= MIN_ISOTONIC_ROWS:
-        gain, _ = _gain_on_other_users(fit_isotonic, p, happened, user, losses)
-        if gain > 1.0:
-            chosen = fit_isotonic(p, happened)
+    chosen = Calibrator.as_is("held-out users speak for no other map", n)
+    fits = [fit_spline if n >= MIN_SPLINE_ROWS else fit_platt]
+    for fit in fits + [fit_isotonic] * (n >= MIN_ISOTONIC_ROWS):
+        gain, found = _gain_on_other_users(fit, p, happened, user, losses)
+        if gain > _LEAST_GAIN_SE:
+            chosen, losses = fit(p, happened), found
     return chosen
 
 
