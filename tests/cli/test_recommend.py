@@ -65,6 +65,8 @@ def test_json_says_the_same(typed: Typed, tmp_path: Path, tiny_served: Served) -
         assert slot["item_id"].endswith(", 🎬")
     known = tiny_served.person(user_id(3))
     assert content["n_seen"] == len(known.past)
+    for name, n in content["n_unknown"].items():
+        assert f"{name} ({n})" in output
     assert content["now"].startswith("202")
 
 

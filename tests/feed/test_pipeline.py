@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from candidfeed.data.features import Bag
 from candidfeed.feed.pipeline import (
     POPULAR,
     TOWER,
@@ -204,6 +205,29 @@ def test_scores_that_are_not_finite_come_last_and_are_counted(tiny_served: Serve
     assert slate.n_non_finite == 3
     last = [row_of(tiny_served, slot.item_id) for slot in slate.slots[-3:]]
     assert last == sorted(ranked.rows[:3].tolist())
+
+
+def test_features_that_are_not_known_are_counted_and_named(tiny_served: Served) -> None:
+    person = people(tiny_served)[0]
+    slate = recommend(tiny_served, person, k=20, now_s=person.last_time_s)
+    n_all = slate.n_unknown.get("item.tags", 0)
+    shown = [row_of(tiny_served, slot.item_id) for slot in slate.slots[:3]]
+    bag = tiny_served.space.item_bag
+    ids, weights = bag.ids.copy(), bag.weights.copy()
+    tags = next(one for one in tiny_served.item_map.columns if one.name == "tags")
+    has_tag = (ids[shown] >= tags.offset) & (ids[shown] < tags.offset + tags.size)
+    weights[shown] = np.where(has_tag, 0.0, weights[shown])
+    ids[shown] = np.where(has_tag, 0, ids[shown])
+    ids[shown, has_tag.argmax(axis=1)] = tags.offset
+    weights[shown, has_tag.argmax(axis=1)] = 1.0
+    served = replace(tiny_served, space=replace(tiny_served.space, item_bag=Bag(ids, weights)))
+    job = tiny_served.user_map.columns[0]
+    nobody = Bag(np.array([[job.offset]], np.int32), np.ones((1, 1), np.float32))
+    again = recommend(served, replace(person, bag=nobody), k=20, now_s=person.last_time_s)
+    assert again.n_unknown["user.job"] == 1
+    assert again.n_unknown["item.tags"] == n_all + 3
+    assert len(again.slots) == len(slate.slots)
+    assert again.n_non_finite == 0
 
 
 # People of whom nothing is known

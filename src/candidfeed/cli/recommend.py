@@ -131,6 +131,9 @@ def _remarks(served: "Served", slate: "Slate") -> list[str]:
         )
     if slate.n_non_finite:
         lines.append(f"{slate.n_non_finite:,} scores were NaN or infinite; they were ranked last.")
+    if slate.n_unknown:
+        each = (f"{_plain(name, _LONGEST_ID)} ({n:,})" for name, n in slate.n_unknown.items())
+        lines.append(f"Not known, so that the default was read: {', '.join(each)}.")
     lines.append(f"Release {served.release_id}, made from {_plain(served.settings.dataset, 60)}.")
     return lines
 
@@ -155,6 +158,7 @@ def _to_json(served: "Served", slate: "Slate", now_s: float) -> dict[str, object
         "n_seen_removed": len(slate.removed.rows),
         "n_candidates": slate.n_candidates,
         "n_non_finite": slate.n_non_finite,
+        "n_unknown": dict(slate.n_unknown),
         "value_weights": dict(served.settings.value_weights),
         "slots": [
             {name: _finite(value) for name, value in asdict(slot).items()} for slot in slate.slots

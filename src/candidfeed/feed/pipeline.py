@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from candidfeed.data.features import Bag
 from candidfeed.feed.explain import history_reasons, popular_reasons
 from candidfeed.feed.scoring import Heads, View, popular_heads, ranked_heads, tower_scores, view_of
 from candidfeed.feed.served import Floats, Past, Person, Rows, Served
@@ -95,6 +96,9 @@ class Slate:
         removed: what was proposed and may not be shown.
         n_candidates: items that were ranked.
         n_non_finite: of these, those whose value was NaN or infinite; they come last.
+        n_unknown: by feature that was read (`user.NAME`, `item.NAME`), for how many of the users
+            or items no known value was at hand, so that the column's default was taken; features
+            that were known for all are left out.
     """
 
     person: Person
@@ -102,6 +106,7 @@ class Slate:
     removed: Removed
     n_candidates: int
     n_non_finite: int
+    n_unknown: Mapping[str, int]
 
 
 def recommend(served: Served, person: Person, *, k: int, now_s: float) -> Slate:
@@ -118,7 +123,8 @@ def recommend(served: Served, person: Person, *, k: int, now_s: float) -> Slate:
     selected = select(values, candidates.rows, k)
     slots = _slots(served, person, candidates, heads, values, selected.picked)
     n_non_finite = int((~np.isfinite(values)).sum())
-    return Slate(person, slots, removed, len(candidates.rows), n_non_finite)
+    n_unknown = unknown_features(served, person, candidates.rows)
+    return Slate(person, slots, removed, len(candidates.rows), n_non_finite, n_unknown)
 
 
 def propose(served: Served, person: Person, view: View | None) -> tuple[Proposed, ...]:
@@ -194,6 +200,18 @@ def select(values: Floats, rows: Rows, k: int) -> Selected:
     finite = np.isfinite(values)
     order = np.lexsort((rows, -np.where(finite, values, 0.0), ~finite))
     return Selected(order[:k], order[k:])
+
+
+def unknown_features(served: Served, person: Person, rows: Rows) -> dict[str, int]:
+    """`Slate.n_unknown` of these candidates; nothing is read for a person without a past."""
+    if not len(person.past):
+        return {}
+    items = served.space.item_bag
+    sides = {
+        "user": served.user_map.n_unknown(person.bag),
+        "item": served.item_map.n_unknown(Bag(items.ids[rows], items.weights[rows])),
+    }
+    return {f"{side}.{name}": n for side, found in sides.items() for name, n in found.items()}
 
 
 def _slots(

@@ -149,6 +149,8 @@ class Neighbours:
 
     def scores(self, touched: Rows, own_row: int) -> Floats:
         """What the touched items add up to for every item, float32 [n_items]; whoever asks."""
+        if isinstance(self.weights, sp.csr_matrix) and not self.weights.nnz:
+            return np.zeros(self.weights.get_shape()[1], np.float32)
         # In one order: the sum's last bits must not depend on when an item was touched.
         part = self.weights[np.sort(touched)]
         if isinstance(part, np.ndarray):
@@ -159,6 +161,8 @@ class Neighbours:
 
     def contributions(self, touched: Rows, candidates: Rows, own_row: int) -> Floats:
         """What each touched item adds to each candidate's score, float32 [touched, candidates]."""
+        if isinstance(self.weights, sp.csr_matrix) and not self.weights.nnz:
+            return np.zeros((len(touched), len(candidates)), np.float32)
         part = self.weights[touched][:, candidates]
         return part if isinstance(part, np.ndarray) else part.toarray()
 
