@@ -86,7 +86,11 @@ def _may_run(program: Path, user: str) -> bool:
     """Whether another user may; a checkout may stand in a folder that is closed to others."""
     try:
         subprocess.run(
-            [program, "--version"], user=user, extra_groups=[], stdout=subprocess.DEVNULL, check=True
+            [program, "--version"],
+            user=user,
+            extra_groups=[],
+            stdout=subprocess.DEVNULL,
+            check=True,
         )
     except PermissionError:
         return False

@@ -89,7 +89,7 @@ def test_what_waits_while_the_disk_works_is_one_transaction(gated: Gated) -> Non
 def test_beyond_the_bound_events_are_refused_at_once(gated: Gated) -> None:
     store = opened(gated, n_waiting_events=10)
     waiting = [store.queue_events([event(f"{n}") for n in range(5)]) for _ in range(2)]
-    with pytest.raises(StoreBusyError, match="10 events wait .*1 more .* in a moment"):
+    with pytest.raises(StoreBusyError, match=r"10 events wait .*1 more .* in a moment"):
         store.append_events([event("one more")])
     assert store.health().n_waiting_events == 10
     gated.may_end.set()

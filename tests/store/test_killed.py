@@ -30,7 +30,9 @@ def acknowledged_until_killed(where: str, number: int, n_ids: int) -> list[str]:
     return [line.removesuffix("\n") for line in lines]
 
 
-def test_a_killed_writer_loses_no_acknowledged_event(where: str, opened: Callable[..., Store]) -> None:
+def test_a_killed_writer_loses_no_acknowledged_event(
+    where: str, opened: Callable[..., Store]
+) -> None:
     rng = random.Random(7)
     acknowledged: list[str] = []
     for number in range(ROUNDS if "://" not in where else 3):

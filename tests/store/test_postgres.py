@@ -56,9 +56,7 @@ def test_a_server_that_is_away_refuses_and_one_that_is_back_loses_nothing(
 
 
 @pytest.mark.parametrize("n_writers", [3])
-def test_several_writers_share_a_store(
-    database_url: str, opened: Opener, n_writers: int
-) -> None:
+def test_several_writers_share_a_store(database_url: str, opened: Opener, n_writers: int) -> None:
     stores = [opened(database_url) for _ in range(n_writers)]
     found: list[str] = []
     cursor = 0

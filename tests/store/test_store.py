@@ -100,8 +100,6 @@ def test_thirty_two_threads_one_by_one_lose_nothing(store: Store) -> None:
     assert health.n_waiting_events == 0
 
 
-
-
 @ONE_STORE
 @given(data=st.data())
 def test_whatever_the_order_and_the_batches_each_id_is_kept_once(

@@ -71,12 +71,12 @@ def commit_group(
     erased: set[str] = set()
     with database.transaction() as transaction:
         writing = Writing(transaction, secret)
-        told = writing.add_events(events) if events else []
+        told = writing.add_events(events)
         if slates:
             writing.add_slates(slates)
         if not (group or slates):
             writing.probe()
-        outcomes = [outcome for outcome, _ in told]
+        outcomes: list[Outcome] = [outcome for outcome, _ in told]
         left = iter(outcomes)
         answers: list[Any] = []
         for write in group:

@@ -1,4 +1,4 @@
-"""The store's tables, and all that is asked of them and written to them, in SQL that both databases take.
+"""The store's tables, with all reading and writing, in SQL that both databases take.
 
 Three things make an erasure complete on the bytes of a SQLite file. What tells of a user stands in
 rows that are only ever added at the end of a table, so that no row is copied when a page is split.
@@ -104,8 +104,7 @@ class Reading:
         """The latest change of each item that changed after the cursor, in their order."""
         return _changes(
             self._fetch(
-                "SELECT seq, item_id, fields, time_s FROM items WHERE seq > ?"
-                " ORDER BY seq LIMIT ?",
+                "SELECT seq, item_id, fields, time_s FROM items WHERE seq > ? ORDER BY seq LIMIT ?",
                 (cursor, limit),
             )
         )
