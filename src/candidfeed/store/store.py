@@ -39,7 +39,7 @@ class StoreSettings:
     Args:
         n_history: a user's latest events that `history` gives.
         n_seen: a user's latest events of which `seen` gives the items.
-        n_cached_events: events of all cached users together; about 150 bytes each.
+        n_cached_events: events of all cached users together; about 200 bytes each.
         n_waiting_events: events that may wait to be written before more are refused.
         n_waiting_slates: slates that may wait to be written before more are lost.
     """
