@@ -95,7 +95,8 @@ def figures(where: str, sizes: dict[str, int]) -> dict[str, object]:
     with open_store(where) as store:
         per_second(store, warm_up, THREADS)
         rates = {
-            "batches_of_100_events_per_s": per_second(store, batches, 1),
+            "batches_of_100_events_per_s": per_second(store, batches[::2], 1),
+            "batches_of_100_4_threads_events_per_s": per_second(store, batches[1::2], 4),
             "one_by_one_32_threads_events_per_s": per_second(store, singly, THREADS),
         }
     with open_store(where, settings=StoreSettings(n_cached_events=5_000_000)) as store:

@@ -26,7 +26,10 @@ _OLDEST_SQLITE: Final = (3, 35, 0)
 _WAIT_S: Final = 5.0
 # Files up to this size are looked through at every start: a tenth of a second.
 _CHECKED_BYTES: Final = 64 << 20
-_RESTORE = "restore a backup, or move the file away to begin with an empty store"
+_CACHE_KIB: Final = 32 << 10
+# The write-ahead log is moved into the file at this size: 32 MiB.
+_LOG_PAGES: Final = 8_192
+_RESTORE: Final = "restore a backup, or move the file away to begin with an empty store"
 
 
 class SqliteDatabase:
@@ -182,7 +185,10 @@ def _open_writer(path: Path) -> sqlite3.Connection:
             )
         writer.execute("PRAGMA synchronous = FULL")
         writer.execute("PRAGMA secure_delete = ON").fetchall()
-        writer.execute("PRAGMA journal_size_limit = 67108864").fetchall()
+        # Events touch pages at random: what is written once for many commits is written less.
+        writer.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        writer.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}").fetchall()
+        writer.execute(f"PRAGMA journal_size_limit = {2 * _LOG_PAGES * 4096}").fetchall()
         if is_new:
             _make_tables(writer)
     except BaseException:
