@@ -3,7 +3,6 @@
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 from candidfeed.store.store import Store, StoreSettings, open_store
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-NUMBERS = count()
 Opener = Callable[..., Store]
 
 
@@ -31,11 +29,11 @@ def server() -> Iterator[Any]:
 
 @pytest.fixture
 def database_url(server: Any) -> str:
-    """The URL of an empty database."""
-    name = f"store_{next(NUMBERS)}"
+    """The URL of a database that has no store in it."""
     with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return server.url.replace("/postgres?", f"/{name}?")
+        connection.execute("SET client_min_messages = warning")
+        connection.execute("DROP SCHEMA IF EXISTS candidfeed CASCADE")
+    return server.url
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

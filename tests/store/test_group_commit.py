@@ -86,6 +86,15 @@ def test_what_waits_while_the_disk_works_is_one_transaction(gated: Gated) -> Non
     assert gated.n_events == 101
 
 
+def test_who_stops_waiting_does_not_stop_the_writing(gated: Gated) -> None:
+    store = opened(gated)
+    waiting = [store.queue_events([event(f"{n}")]) for n in range(3)]
+    assert [one.cancel() for one in waiting] == [False] * 3
+    gated.may_end.set()
+    assert [one.result().n_accepted for one in waiting] == [1] * 3
+    store.close()
+
+
 def test_beyond_the_bound_events_are_refused_at_once(gated: Gated) -> None:
     store = opened(gated, n_waiting_events=10)
     waiting = [store.queue_events([event(f"{n}") for n in range(5)]) for _ in range(2)]

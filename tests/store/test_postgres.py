@@ -27,9 +27,9 @@ def test_a_lost_connection_is_made_anew(database_url: str, server: Any, opened: 
     store.append_events([event("a")])
     assert len(store.history("ann")) == 1
     with psycopg.connect(server.url, autocommit=True) as admin:
-        name = psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]
         admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'candidfeed'"
         )
     assert store.append_events([event("b"), event("a")]).outcomes == ("accepted", "duplicate")
     assert kept(store) == ["a", "b"]
@@ -104,6 +104,15 @@ def test_a_server_that_may_lose_what_it_commits_is_refused(
             server.start()
 
 
+def test_a_database_whose_text_is_not_unicode_is_refused(
+    database_url: str, server: Any, opened: Opener
+) -> None:
+    with psycopg.connect(server.url, autocommit=True) as admin:
+        admin.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    with pytest.raises(StoreError, match="its text is LATIN1"):
+        opened(server.url.replace("/postgres?", "/latin?"))
+
+
 def test_a_newer_store_is_refused(database_url: str, opened: Opener) -> None:
     opened(database_url).close()
     with psycopg.connect(database_url, autocommit=True) as admin:
@@ -121,9 +130,12 @@ def test_an_empty_database_has_no_store_to_read(database_url: str) -> None:
 def test_what_else_is_in_the_database_is_left_alone(database_url: str, opened: Opener) -> None:
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute("CREATE TABLE events (mine INT)")
-        opened(database_url).append_events([event("a")])
-        assert admin.execute("SELECT count(*) FROM public.events").fetchall() == [(0,)]
-        assert admin.execute("SELECT count(*) FROM candidfeed.events").fetchall() == [(1,)]
+        try:
+            opened(database_url).append_events([event("a")])
+            assert admin.execute("SELECT count(*) FROM public.events").fetchall() == [(0,)]
+            assert admin.execute("SELECT count(*) FROM candidfeed.events").fetchall() == [(1,)]
+        finally:
+            admin.execute("DROP TABLE public.events")
 
 
 @pytest.mark.parametrize(

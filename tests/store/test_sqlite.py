@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from candidfeed.errors import StoreError
-from candidfeed.store import sqlite
+from candidfeed.store import group_commit, sqlite
 from candidfeed.store.records import ApiKey, Event, SlateRecord
 from candidfeed.store.sqlite import SqliteDatabase
 from candidfeed.store.store import Store, StoreSettings, open_store
@@ -187,7 +187,8 @@ def test_no_byte_of_an_erased_user_is_left_in_the_files(path: Path, opened: Open
 def test_an_erasure_that_a_reader_holds_up_is_finished_later(
     path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_WAIT_S", 0.01)
+    monkeypatch.setattr(sqlite, "_SCRUB_WAIT_MS", 10)
+    monkeypatch.setattr(group_commit, "_RETRY_S", 0.0)
     store = opened(path)
     store.append_events([event("a", "<ann>"), event("b", "bob")])
     reader = sqlite3.connect(path, isolation_level=None)

@@ -10,12 +10,19 @@ from candidfeed.store.records import Erasure, Event, Outcome, Receipt, SlateReco
 from candidfeed.store.tables import Writing
 
 
+def _promised() -> Future[Any]:
+    """A future that can't be cancelled: what waits is written, whoever still waits for it."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
 @dataclass(eq=False, slots=True)
 class AddEvents:
     """A batch of events."""
 
     events: Sequence[Event]
-    done: Future[Receipt] = field(default_factory=Future)
+    done: Future[Receipt] = field(default_factory=_promised)
 
 
 @dataclass(eq=False, slots=True)
@@ -24,7 +31,7 @@ class EraseUser:
 
     user_id: str
     time_s: float
-    done: Future[Erasure] = field(default_factory=Future)
+    done: Future[Erasure] = field(default_factory=_promised)
 
 
 @dataclass(eq=False, slots=True)
@@ -32,14 +39,14 @@ class OtherWrite:
     """Any other write: what it does in the group's transaction."""
 
     run: Callable[[Writing], Any]
-    done: Future[Any] = field(default_factory=Future)
+    done: Future[Any] = field(default_factory=_promised)
 
 
 @dataclass(eq=False, slots=True)
 class Compact:
     """The files written anew, between two transactions."""
 
-    done: Future[None] = field(default_factory=Future)
+    done: Future[None] = field(default_factory=_promised)
 
 
 Write: TypeAlias = AddEvents | EraseUser | OtherWrite | Compact

@@ -184,7 +184,7 @@ class GroupCommit:
                 if not self._ended:
                     self._ended = _BROKEN
                     self._note(failing_since_s=self._clock(), reason=_BROKEN)
-                _refuse(self._writes, StoreError(self._ended))
+                _refuse(self._writes, self._ended)
 
     def _wait(self) -> bool:
         """Until there is something to write; False once there never will be."""
@@ -215,16 +215,17 @@ class GroupCommit:
                 self._database.compact()
                 answers: list[Any] = [None]
                 self._works()
+                self._scrub()
             else:
                 answers = self._commit(group, slates)
             for write, answer in zip(group, answers, strict=True):
                 write.done.set_result(answer)
         except StoreError as error:
             self._fails(group, str(error))
-            _refuse(group, error)
+            _refuse(group, str(error))
         finally:
             # Whatever went wrong: nobody waits for ever.
-            _refuse(group, StoreError(_BROKEN))
+            _refuse(group, _BROKEN)
 
     def _take(self) -> list[Write]:
         """The next of those that wait, in their order; a `Compact` is a group by itself."""
@@ -255,7 +256,9 @@ class GroupCommit:
         if committed.erased:
             self._forget(committed.erased)
         self._settle(group, slates, committed)
-        is_scrubbed = not self._health.is_scrub_due or self._scrub()
+        if committed.erased or self._is_scrub_due():
+            self._scrub()
+        is_scrubbed = not self._health.is_scrub_due
         return [
             replace(answer, is_scrubbed=is_scrubbed) if isinstance(answer, Erasure) else answer
             for answer in committed.answers
@@ -279,8 +282,11 @@ class GroupCommit:
                 is_scrub_due=health.is_scrub_due or bool(committed.erased),
             )
 
-    def _scrub(self) -> bool:
-        """Whether nothing that was erased is left in the files; if not, it is tried again."""
+    def _is_scrub_due(self) -> bool:
+        return self._health.is_scrub_due and time.monotonic() >= self._retry_due_s
+
+    def _scrub(self) -> None:
+        """Take what was erased out of the files; where that can't be, try again after a while."""
         try:
             is_scrubbed = self._database.scrub()
         except StoreError:
@@ -289,7 +295,6 @@ class GroupCommit:
         with self._changed:
             self._note(is_scrub_due=not is_scrubbed)
             self._retry_due_s = time.monotonic() + _RETRY_S
-        return is_scrubbed
 
     def _works(self) -> None:
         with self._changed:
@@ -316,7 +321,8 @@ def _n_events(write: Write) -> int:
     return len(_events(write))
 
 
-def _refuse(writes: Sequence[Write] | deque[Write], error: StoreError) -> None:
+def _refuse(writes: Sequence[Write] | deque[Write], reason: str) -> None:
     for write in writes:
         if not write.done.done():
-            write.done.set_exception(error)
+            # One each: they are raised in different threads.
+            write.done.set_exception(StoreError(reason))

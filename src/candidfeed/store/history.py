@@ -79,6 +79,10 @@ class HistoryCache:
         known = self._known(self._load(user_id, self._n_seen))
         with self._lock:
             if self._stamps[place] == stamp:
+                kept = self._users.get(user_id)
+                if kept is not None and _latest(kept) >= _latest(known):
+                    # Another thread read the same, or more, meanwhile.
+                    return kept
                 self._keep(user_id, known)
         return known
 
@@ -154,6 +158,10 @@ class HistoryCache:
         known = self._users.pop(user_id, None)
         if known is not None:
             self._n_held -= _weight(known)
+
+
+def _latest(known: Known) -> int:
+    return max(known.cursors, default=0)
 
 
 def _weight(known: Known) -> int:

@@ -7,7 +7,7 @@ advisory lock: numbers given in commit order are what makes cursors stable.
 import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
@@ -68,9 +68,7 @@ class PostgresDatabase:
                 yield _Transaction(connection)
                 connection.execute("COMMIT")
             except BaseException:
-                # A connection that is gone has nothing to undo.
-                with suppress(psycopg.Error):
-                    connection.execute("ROLLBACK")
+                _undo(connection)
                 raise
 
     def fetch(self, sql: str, arguments: Sequence[Any] = ()) -> list[Row]:
@@ -124,18 +122,24 @@ class PostgresDatabase:
 
     def _refuse_unsafe(self, connection: Any) -> None:
         for name in ("fsync", "synchronous_commit"):
-            setting = connection.execute(f"SHOW {name}").fetchone()[0]
-            if setting == "off":
+            if connection.execute(f"SHOW {name}").fetchone()[0] == "off":
                 raise StoreError(
                     f"{self.where}: runs with {name} = off and may lose what it commits;"
-                    f" set it to on"
+                    " set it to on"
                 )
+        encoding = connection.execute("SHOW server_encoding").fetchone()[0]
+        if encoding != "UTF8":
+            raise StoreError(
+                f"{self.where}: its text is {encoding}, which can't hold every id; make a"
+                " database with ENCODING 'UTF8'"
+            )
 
     def _make_tables(self) -> None:
         connection = self._begin()
         try:
-            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}")
+            # Asked first: to open a store that is there needs no right to make one.
             if connection.execute("SELECT to_regclass('meta')").fetchone()[0] is None:
+                connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}")
                 statements = schema_statements(
                     serial="BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
                     bytes="BYTEA",
@@ -218,6 +222,14 @@ def _begin(connection: Any) -> Any:
     connection.execute("BEGIN")
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
     return connection
+
+
+def _undo(connection: Any) -> None:
+    try:
+        connection.execute("ROLLBACK")
+    except psycopg.Error:
+        # Gone, or in a state of its own: the next transaction makes a new one.
+        connection.close()
 
 
 @cache

@@ -24,6 +24,7 @@ APPLICATION_ID: Final = 0x63616E64
 # RETURNING came with it.
 _OLDEST_SQLITE: Final = (3, 35, 0)
 _WAIT_S: Final = 5.0
+_SCRUB_WAIT_MS: Final = 200
 # Files up to this size are looked through at every start: a tenth of a second.
 _CHECKED_BYTES: Final = 64 << 20
 _CACHE_KIB: Final = 32 << 10
@@ -102,7 +103,10 @@ class SqliteDatabase:
         if self.writer is None:
             raise StoreError(f"{self.path}: was opened for reading only")
         with _told(self.path):
+            # Whoever reads for longer must not keep others from writing.
+            self.writer.execute(f"PRAGMA busy_timeout = {_SCRUB_WAIT_MS}").fetchall()
             busy = self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0]
+            self.writer.execute(f"PRAGMA busy_timeout = {int(_WAIT_S * 1_000)}").fetchall()
         return not busy
 
     def compact(self) -> None:
@@ -113,7 +117,6 @@ class SqliteDatabase:
         assert self.writer is not None
         with _told(self.path):
             self.writer.execute("VACUUM")
-        self.scrub()
 
     def close(self) -> None:
         """Close all connections and let another process write."""
