@@ -204,6 +204,24 @@ def test_an_erasure_that_a_reader_holds_up_is_finished_later(
     assert b"<ann>" not in bytes_of(path)
 
 
+def test_an_erasure_that_a_kill_cut_short_is_finished_at_the_next_start(
+    path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(path)
+    store.append_events([event("a", "<ann>"), event("b", "bob")])
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteDatabase, "scrub", lambda _: False)
+        store.delete_user("<ann>", 1.0)
+    # What is on disk now is what a kill would leave.
+    left = path.with_name("left.db")
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", f"{left}{suffix}")
+    assert b"<ann>" in bytes_of(left)
+    again = opened(left)
+    assert again.is_erased("<ann>")
+    assert b"<ann>" not in bytes_of(left)
+
+
 # Full disks
 
 

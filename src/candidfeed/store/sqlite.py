@@ -194,10 +194,22 @@ def _open_writer(path: Path) -> sqlite3.Connection:
         writer.execute(f"PRAGMA journal_size_limit = {2 * _LOG_PAGES * 4096}").fetchall()
         if is_new:
             _make_tables(writer)
+        else:
+            _empty_log(writer)
     except BaseException:
         writer.close()
         raise
     return writer
+
+
+def _empty_log(writer: sqlite3.Connection) -> None:
+    """What a kill left in the log goes into the file: it may hold someone who was erased."""
+    try:
+        writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.OperationalError as error:
+        # A full disk must not keep a store from being opened, for it can be read.
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            raise
 
 
 def _open_reader(path: Path) -> sqlite3.Connection:
