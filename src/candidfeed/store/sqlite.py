@@ -205,6 +205,9 @@ def _open_writer(path: Path) -> sqlite3.Connection:
 def _empty_log(writer: sqlite3.Connection) -> None:
     """What a kill left in the log goes into the file: it may hold someone who was erased."""
     try:
+        # Before it has read once, a connection that changed the journal's mode (of a backup) takes
+        # itself for a reader that is in the way.
+        writer.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
         writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     except sqlite3.OperationalError as error:
         # A full disk must not keep a store from being opened, for it can be read.
