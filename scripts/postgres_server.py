@@ -9,6 +9,7 @@ temporary folder, on no port; its files are gone afterwards.
 import getpass
 import importlib.util
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -29,10 +30,17 @@ class Server:
     def __init__(self, binaries: Path, folder: Path, user: str | None) -> None:
         self._binaries = binaries
         self._folder = folder
-        self._as: dict[str, Any] = {"user": user, "extra_groups": []} if user else {}
+        self._as = _other_user(user) if user else {}
         name = user or getpass.getuser()
         self.url = f"postgresql://{name}@/postgres?host={folder}"
-        self._run("initdb", "--auth=trust", f"--username={name}", "--encoding=UTF8", "--no-sync")
+        self._run(
+            "initdb",
+            "--auth=trust",
+            f"--username={name}",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
+        )
 
     def start(self) -> None:
         options = f"-c listen_addresses='' -c unix_socket_directories='{self._folder}'"
@@ -80,6 +88,10 @@ def _package_folder() -> Path:
     if found is None or not found.submodule_search_locations:
         raise RuntimeError(f"{PACKAGE} is missing: pip install -e '.[dev]' -c constraints.txt")
     return Path(found.submodule_search_locations[0])
+
+
+def _other_user(user: str) -> dict[str, Any]:
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
 
 
 def _may_run(program: Path, user: str) -> bool:

@@ -45,6 +45,7 @@ class PostgresDatabase:
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self._url = url
         self._readers: deque[Any] = deque()
+        self._is_closed = False
         self._writer: Any = None
         self.where = _label(url)
         with self._told():
@@ -74,7 +75,10 @@ class PostgresDatabase:
     def fetch(self, sql: str, arguments: Sequence[Any] = ()) -> list[Row]:
         """All rows of one query, from a connection that no other thread uses meanwhile."""
         with self._told():
-            reader = self._readers.pop() if self._readers else self._connect(read_only=True)
+            try:
+                reader = self._readers.pop()
+            except IndexError:
+                reader = self._connect(read_only=True)
             try:
                 return self._fetch(reader, sql, arguments)
             except psycopg.OperationalError:
@@ -95,11 +99,14 @@ class PostgresDatabase:
                 transaction.run(statement)
         with self._told():
             self._writer.execute("SET statement_timeout = 0")
-            self._writer.execute("VACUUM FULL people, events, slates, user_fields, api_keys")
-            self._writer.execute(f"SET statement_timeout = '{_STATEMENT_TIMEOUT_S}s'")
+            try:
+                self._writer.execute("VACUUM FULL people, events, slates, user_fields, api_keys")
+            finally:
+                self._writer.execute(f"SET statement_timeout = '{_STATEMENT_TIMEOUT_S}s'")
 
     def close(self) -> None:
         """Close all connections."""
+        self._is_closed = True
         while self._readers:
             self._readers.pop().close()
         if self._writer is not None:
@@ -179,7 +186,7 @@ class PostgresDatabase:
         try:
             return reader.execute(_marks(sql), arguments).fetchall()
         finally:
-            if reader.closed or len(self._readers) >= _IDLE_READERS:
+            if self._is_closed or reader.closed or len(self._readers) >= _IDLE_READERS:
                 reader.close()
             else:
                 self._readers.append(reader)

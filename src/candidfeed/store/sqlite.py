@@ -48,6 +48,7 @@ class SqliteDatabase:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self._readers: deque[sqlite3.Connection] = deque()
+        self._is_closed = False
         self.writer: sqlite3.Connection | None = None
         self._lock: int | None = None
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
@@ -120,6 +121,7 @@ class SqliteDatabase:
 
     def close(self) -> None:
         """Close all connections and let another process write."""
+        self._is_closed = True
         while self._readers:
             self._readers.pop().close()
         if self.writer is not None:
@@ -130,7 +132,10 @@ class SqliteDatabase:
             self._lock = None
 
     def _give_back(self, reader: sqlite3.Connection) -> None:
-        self._readers.append(reader)
+        if self._is_closed:
+            reader.close()
+        else:
+            self._readers.append(reader)
 
 
 class _Transaction:
