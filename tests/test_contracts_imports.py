@@ -16,13 +16,16 @@ def loaded_by(module: str) -> set[str]:
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
-@pytest.mark.parametrize("module", ["candidfeed.feed", "candidfeed.release.bundle"])
+@pytest.mark.parametrize(
+    "module", ["candidfeed.feed", "candidfeed.release.bundle", "candidfeed.store.store"]
+)
 def test_the_serving_path_loads_no_training_code(module: str) -> None:
     assert loaded_by(module) & TRAINING == set()
 
 
 @pytest.mark.parametrize(
-    "module", ["candidfeed", "candidfeed.cli.app", "candidfeed.release.storage"]
+    "module",
+    ["candidfeed", "candidfeed.cli.app", "candidfeed.release.storage", "candidfeed.store.store"],
 )
 def test_what_must_start_at_once_loads_nothing_heavy(module: str) -> None:
     assert loaded_by(module) & HEAVY == set()

@@ -37,3 +37,13 @@ class TrainingError(CandidfeedError):
     """Training can't go on: what it computes is no longer a number."""
 
     exit_code = 1
+
+
+class StoreError(CandidfeedError):
+    """The store can't be opened, or could not keep or read what it was asked to."""
+
+    exit_code = 1
+
+
+class StoreBusyError(StoreError):
+    """More is waiting to be written than the store takes; ask again a little later."""

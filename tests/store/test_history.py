@@ -1,0 +1,135 @@
+"""The cache of histories: what it gives is what the store holds, whoever reads meanwhile."""
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from candidfeed.store.database import Row
+from candidfeed.store.history import HistoryCache
+from candidfeed.store.records import Event
+
+
+class Log:
+    """A store in memory, the slow and plain way."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[int, Event]] = []
+        self.n_loads = 0
+        self.while_loading: Callable[[], None] = lambda: None
+
+    def add(self, user_id: str, item_id: str, time_s: float) -> list[tuple[int, Event]]:
+        cursor = len(self.events) + 1
+        event = Event(str(cursor), user_id, item_id, "click", None, time_s)
+        self.events.append((cursor, event))
+        return [(cursor, event)]
+
+    def load(self, user_id: str, limit: int) -> list[Row]:
+        self.n_loads += 1
+        rows = sorted(
+            ((one.time_s, cursor, one) for cursor, one in self.events if one.user_id == user_id),
+            reverse=True,
+        )[:limit]
+        self.while_loading()
+        return [(cursor, one.item_id, one.kind, one.value, at) for at, cursor, one in rows]
+
+    def cache(self, *, n_history: int = 4, n_seen: int = 6, n_events: int = 10_000) -> HistoryCache:
+        return HistoryCache(self.load, n_history=n_history, n_seen=n_seen, n_events=n_events)
+
+
+def test_a_cached_user_is_not_loaded_again() -> None:
+    log = Log()
+    cache = log.cache()
+    cache.add(log.add("u", "a", 1))
+    assert cache.get("u").history.item_ids == ("a",)
+    cache.add(log.add("u", "b", 2))
+    assert cache.get("u").history.item_ids == ("a", "b")
+    assert log.n_loads == 1
+
+
+def test_what_is_committed_while_a_user_is_loaded_is_not_lost() -> None:
+    log = Log()
+    cache = log.cache()
+    log.add("u", "a", 1)
+    log.while_loading = lambda: cache.add(log.add("u", "b", 2))
+    assert cache.get("u").history.item_ids == ("a",)
+    log.while_loading = lambda: None
+    assert cache.get("u").history.item_ids == ("a", "b")
+
+
+def test_what_is_read_before_it_is_told_is_not_counted_twice() -> None:
+    log = Log()
+    cache = log.cache()
+    committed = log.add("u", "a", 1)
+    assert cache.get("u").history.item_ids == ("a",)
+    cache.add(committed)
+    assert cache.get("u").history.item_ids == ("a",)
+
+
+def test_who_was_forgotten_while_being_loaded_is_loaded_again() -> None:
+    log = Log()
+    cache = log.cache()
+    log.add("u", "a", 1)
+    log.while_loading = lambda: cache.forget({"u"})
+    cache.get("u")
+    assert len(cache) == 0
+    log.while_loading = cache.clear
+    cache.get("u")
+    assert len(cache) == 0
+
+
+def test_the_user_asked_for_longest_ago_makes_room() -> None:
+    log = Log()
+    # A user with one event takes nine places.
+    cache = log.cache(n_events=27)
+    for user in "abc":
+        log.add(user, "item", 1)
+        cache.get(user)
+    cache.get("a")
+    log.add("d", "item", 1)
+    cache.get("d")
+    assert (len(cache), log.n_loads) == (3, 4)
+    cache.get("a")
+    assert log.n_loads == 4
+    cache.get("b")
+    assert log.n_loads == 5
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["add", "late", "get", "forget"]),
+            st.sampled_from("uvw"),
+            st.sampled_from("abcdefgh"),
+            st.integers(0, 6),
+        ),
+        max_size=60,
+    ),
+    st.sampled_from([20, 10_000]),
+)
+def test_a_history_is_that_of_the_log_whatever_happens(
+    steps: list[tuple[str, str, str, int]], n_events: int
+) -> None:
+    log = Log()
+    cache = log.cache(n_events=n_events)
+    late: list[tuple[int, Event]] = []
+    for what, user, item, at in steps:
+        match what:
+            case "add":
+                cache.add(log.add(user, item, at))
+            case "late":
+                late += log.add(user, item, at)
+            case "get":
+                cache.get(user)
+            case "forget":
+                cache.forget({user})
+    # In any order, and more than once.
+    cache.add(late[::-1])
+    cache.add(late)
+    for user in "uvw":
+        rows = log.load(user, 4)
+        history = cache.get(user).history
+        assert history.item_ids == tuple(row[1] for row in reversed(rows))
+        assert history.times_s == tuple(row[4] for row in reversed(rows))
+        latest = {row[1] for row in log.load(user, 6)}
+        assert latest <= cache.get(user).seen
