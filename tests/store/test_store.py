@@ -38,7 +38,7 @@ def events_of(store: Store) -> list[Event]:
 
 def test_an_event_comes_back_as_it_was_sent(store: Store) -> None:
     sent = [
-        event("a", value=0.1, time_s=1_700_000_000.123456, request_id="r", position=0),
+        event("a", value=0.1, time_s=1_700_000_000.123456, request_id="r", position=1),
         event("b", user_id="bée 🙂", item_id="x" * 1024, kind="watch", value=-1e-300, time_s=0.0),
         event("c", value=None, time_s=-5.5),
     ]

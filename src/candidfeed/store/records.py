@@ -30,7 +30,7 @@ class Event:
     Args:
         event_id: made by whoever reports it; the same id is counted once, the first to come.
         value: what came with it (a rating, seconds watched), finite, or None.
-        request_id: of the slate that it answers, with the position there, counted from 0.
+        request_id: of the slate that it answers, with the position there, counted from 1.
     """
 
     event_id: str
@@ -203,8 +203,8 @@ def check_position(came: object) -> None:
     """
     if isinstance(came, bool) or not isinstance(came, int):
         raise DataError(f"position: expected a whole number, came {_short(came)}")
-    if not 0 <= came <= LARGEST_POSITION:
-        raise DataError(f"position: expected a number from 0 to {LARGEST_POSITION}")
+    if not 1 <= came <= LARGEST_POSITION:
+        raise DataError(f"position: expected a number from 1 to {LARGEST_POSITION}")
 
 
 def check_bytes(name: str, came: object) -> None:
