@@ -161,7 +161,7 @@ def test_no_byte_of_an_erased_user_is_left_in_the_files(path: Path, opened: Open
             # Ids in random order and rows of any length: pages are split, and cells move.
             event_id = f"{rng.random()} {mark}" + "x" * rng.randrange(200)
             request_id = f"{n} {mark}"
-            batch.append(Event(event_id, mark, f"{mark} item {n}", "click", None, n, request_id, 0))
+            batch.append(Event(event_id, mark, f"{mark} item {n}", "click", None, n, request_id, 1))
             content = mark.encode() * rng.choice([1, 10, 800])
             store.log_slate(SlateRecord(request_id, mark, n, f"release {mark}", content, content))
         store.append_events(batch)

@@ -30,9 +30,9 @@ _Fit = Callable[[Floats, Labels], Calibrator]
 def fit_calibrator(p: Floats, happened: Labels, user: NDArray[np.integer]) -> Calibrator:
     """A map that rows of users whom it was not fitted on speak for; else none.
 
-    A spline from MIN_SPLINE_ROWS on, Platt's line with fewer rows, each only where it lowers their
-    log loss by more than one standard error; isotonic steps (from MIN_ISOTONIC_ROWS on) where they
-    lower it by as much more: what follows chance makes a calibrated model worse.
+    A spline from MIN_SPLINE_ROWS on, where it lowers their log loss at all; Platt's line with fewer
+    rows, and isotonic steps (from MIN_ISOTONIC_ROWS on) in the place of a spline, where they lower
+    it by more than a standard error: what follows chance makes a calibrated model worse.
 
     Args:
         p: what the model said of rows that it had not learned from, in [0, 1], float [n].
@@ -52,10 +52,12 @@ def fit_calibrator(p: Floats, happened: Labels, user: NDArray[np.integer]) -> Ca
         return Calibrator.as_is(f"held-out rows of fewer than {_N_FOLDS} users", n)
     losses = log_loss(p, happened)
     chosen = Calibrator.as_is("held-out users speak for no other map", n)
-    fits = [fit_spline if n >= MIN_SPLINE_ROWS else fit_platt]
-    for fit in fits + [fit_isotonic] * (n >= MIN_ISOTONIC_ROWS):
+    tried = [(fit_spline, 0.0) if n >= MIN_SPLINE_ROWS else (fit_platt, _LEAST_GAIN_SE)]
+    if n >= MIN_ISOTONIC_ROWS:
+        tried.append((fit_isotonic, _LEAST_GAIN_SE))
+    for fit, least_gain in tried:
         gain, found = _gain_on_other_users(fit, p, happened, user, losses)
-        if gain > _LEAST_GAIN_SE:
+        if gain > least_gain:
             chosen, losses = fit(p, happened), found
     return chosen
 
