@@ -1,5 +1,7 @@
 """From rated rows and users' states to draws of the posterior, and to what stands for new users."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
@@ -34,29 +36,49 @@ def pays(rated: Interactions | None) -> bool:
     return smaller <= MAX_SMALLER_SIDE and larger <= MAX_ROWS
 
 
-def fill_posterior(
-    head: PosteriorHead, space: RankerSpace, rated: Interactions, states: UserStates, *, seed: int
-) -> None:
-    """Draw from these ratings, and put the draws into the head."""
+@dataclass(frozen=True)
+class Posterior:
+    """What `PosteriorHead.take` is given; see there."""
+
+    draws: Draws
+    feature_links: NDArray[np.float32]
+    unknown: FoldIn
+    learned_from: NDArray[np.bool_]
+
+    def fill(self, head: PosteriorHead) -> None:
+        head.take(self.draws, self.feature_links, self.unknown, self.learned_from)
+
+
+def posterior_of(
+    space: RankerSpace,
+    rated: Interactions,
+    states: UserStates,
+    *,
+    n_user_ids: int,
+    n_draws: int,
+    dim: int,
+    seed: int,
+) -> Posterior:
+    """Draws from these ratings, and what stands for users who have none."""
     # A pair that is rated twice counts as it was rated last.
     rated = chronological(rated)
     level = nearest_level(rated.value, space.scale.levels)
     ratings = Ratings(rated.user, rated.item, level, n_levels=len(space.scale.levels))
     touched = touched_items(states)
-    user_features, user_ids = _features(states.bag, head.sizes["n_user_ids"])
+    user_features, user_ids = _features(states.bag, n_user_ids)
     item_features, _ = _features(space.item_bag, space.n_item_ids)
     draws = draw_posterior(
         ratings,
         user_groups=[_scaled(touched), user_features],
         item_groups=[_scaled(touched.T.tocsr()), item_features],
-        n_draws=head.sizes["n_draws"],
-        dim=head.sizes["dim"],
+        n_draws=n_draws,
+        dim=dim,
         seed=seed,
     )
     learned_from = np.bincount(rated.user, minlength=rated.n_users) > 0
-    links = np.zeros((len(draws), head.sizes["n_user_ids"], head.sizes["dim"] + 1), np.float32)
+    links = np.zeros((len(draws), n_user_ids, dim + 1), np.float32)
     links[:, user_ids] = draws.user_links[1]
-    head.take(draws, links, fold_in(draws, space, states, learned_from), learned_from)
+    return Posterior(draws, links, fold_in(draws, space, states, learned_from), learned_from)
 
 
 def fold_in(

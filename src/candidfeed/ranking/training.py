@@ -1,6 +1,7 @@
 """Fit the ranker: on the candidates that retrieval proposes, and on the ratings that are known."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import keras
@@ -13,7 +14,7 @@ from candidfeed.ranking.actions import ActionHeads
 from candidfeed.ranking.engagement import HeadTraining
 from candidfeed.ranking.feature_choice import choose_features, reads
 from candidfeed.ranking.inputs import DENSE_FEATURES, RankerSpace, ranker_inputs
-from candidfeed.ranking.posterior_training import fill_posterior, pays
+from candidfeed.ranking.posterior_training import pays, posterior_of
 from candidfeed.ranking.ranker import EngagedHead, Ranker
 from candidfeed.ranking.settings import RankerSettings
 from candidfeed.ranking.taste_training import RankerBatches, fit_trunk
@@ -162,9 +163,15 @@ def fit_ranker(
         model.engaged.raise_logits(log_more_hits)
     if model.trunk is not None and rated is not None and len(rated):
         batches = RankerBatches(space, rated=rated, states=states, settings=settings, seed=seed)
-        curves = fit_trunk(model, batches, beside_draws if n_draws else settings, callbacks)
-        if model.posterior is not None:
-            fill_posterior(model.posterior, space, rated, states, seed=seed)
+        # The draws need no Keras: they are made while the trunk is compiled and trained.
+        with ThreadPoolExecutor(1) as beside:
+            drawn = beside.submit(
+                posterior_of, space, rated, states, n_user_ids=n_user_ids, n_draws=n_draws,
+                dim=settings.draw_dim, seed=seed,
+            ) if model.posterior is not None else None  # fmt: skip
+            curves = fit_trunk(model, batches, beside_draws if n_draws else settings, callbacks)
+        if model.posterior is not None and drawn is not None:
+            drawn.result().fill(model.posterior)
     return FittedRanker(model, whole, settings, curves, engagement_curves, actions)
 
 
