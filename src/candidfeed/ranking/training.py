@@ -165,10 +165,12 @@ def fit_ranker(
         batches = RankerBatches(space, rated=rated, states=states, settings=settings, seed=seed)
         # The draws need no Keras: they are made while the trunk is compiled and trained.
         with ThreadPoolExecutor(1) as beside:
-            drawn = beside.submit(
-                posterior_of, space, rated, states, n_user_ids=n_user_ids, n_draws=n_draws,
-                dim=settings.draw_dim, seed=seed,
-            ) if model.posterior is not None else None  # fmt: skip
+            drawn = None
+            if model.posterior is not None:
+                drawn = beside.submit(
+                    posterior_of, space, rated, states,
+                    n_user_ids=n_user_ids, n_draws=n_draws, dim=settings.draw_dim, seed=seed,
+                )  # fmt: skip
             curves = fit_trunk(model, batches, beside_draws if n_draws else settings, callbacks)
         if model.posterior is not None and drawn is not None:
             drawn.result().fill(model.posterior)
