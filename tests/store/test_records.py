@@ -49,12 +49,12 @@ def test_an_event_with_a_wrong_field_is_refused_by_name(
     field: str, came: object, told: str
 ) -> None:
     with pytest.raises(DataError, match=f"^{told}$"):
-        Event(**{**GOOD, field: came})  # type: ignore[arg-type]
+        Event(**{**GOOD, field: came})
 
 
 def test_what_came_is_told_in_short() -> None:
     with pytest.raises(DataError) as raised:
-        Event(**{**GOOD, "value": ["x" * 1000]})  # type: ignore[arg-type]
+        Event(**{**GOOD, "value": ["x" * 1000]})
     assert len(str(raised.value)) < 130
 
 
@@ -62,13 +62,13 @@ def test_what_came_is_told_in_short() -> None:
     ("make", "told"),
     [
         (lambda: SlateRecord("r", "u", 1.0, "", b""), "release_id"),
-        (lambda: SlateRecord("r", 5, 1.0, "x", b""), "user_id"),  # type: ignore[arg-type]
-        (lambda: SlateRecord("r", "u", 1.0, "x", "text"), "slots"),  # type: ignore[arg-type]
+        (lambda: SlateRecord("r", 5, 1.0, "x", b""), "user_id"),
+        (lambda: SlateRecord("r", "u", 1.0, "x", "text"), "slots"),
         (lambda: SlateRecord("r", "u", 1.0, "x", b"", b"x" * (1 << 20) + b"x"), "features: expec"),
         (lambda: SlateRecord("r", "u", float("nan"), "x", b""), "time_s"),
         (lambda: ApiKey("", b"h", (), 1.0), "name"),
-        (lambda: ApiKey("k", "h", (), 1.0), "hashed"),  # type: ignore[arg-type]
-        (lambda: ApiKey("k", b"h", (1,), 1.0), "scope"),  # type: ignore[arg-type]
+        (lambda: ApiKey("k", "h", (), 1.0), "hashed"),
+        (lambda: ApiKey("k", b"h", (1,), 1.0), "scope"),
         (lambda: ApiKey("k", b"h", (), 1.0, expires_s=float("inf")), "expires_s"),
         (lambda: ApiKey("k", b"h", (), 1.0, user_id=""), "user_id"),
         (lambda: StoreSettings(n_history=0), "n_history: expected at least 1, came 0"),

@@ -22,7 +22,7 @@ ONE_STORE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture]
 
 def event(event_id: str, user_id: str = "ann", **fields: object) -> Event:
     given = {"item_id": f"item of {event_id}", "kind": "click", "value": None, "time_s": 1.7e9}
-    return Event(event_id, user_id, **{**given, **fields})  # type: ignore[arg-type]
+    return Event(event_id, user_id, **{**given, **fields})
 
 
 def slate(request_id: str, user_id: str | None = "ann") -> SlateRecord:
