@@ -14,7 +14,13 @@ from typing import Any, Final
 from candidfeed.errors import StoreError
 from candidfeed.extras import import_extra
 from candidfeed.store.database import Row
-from candidfeed.store.tables import BLANK_ROWS, SCHEMA_VERSION, SECRET_BYTES, schema_statements
+from candidfeed.store.tables import (
+    BLANK_ROWS,
+    SCHEMA_VERSION,
+    SECRET_BYTES,
+    require_known_version,
+    schema_statements,
+)
 
 psycopg: Any = import_extra("psycopg", extra="postgres")
 
@@ -163,12 +169,7 @@ class PostgresDatabase:
 
     def _check_version(self) -> None:
         rows = self.fetch("SELECT value FROM meta WHERE name = 'schema'")
-        version = int(bytes(rows[0][0]))
-        if version != SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.where}: was written by a newer candidfeed (schema {version}, this one"
-                f" knows {SCHEMA_VERSION}); upgrade candidfeed"
-            )
+        require_known_version(self.where, int(bytes(rows[0][0])))
 
     def _begin(self) -> Any:
         """The writing connection, made anew if it is gone, with the only open transaction."""

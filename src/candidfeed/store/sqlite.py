@@ -17,7 +17,13 @@ from typing import Any, Final
 
 from candidfeed.errors import StoreError
 from candidfeed.store.database import Row
-from candidfeed.store.tables import BLANK_ROWS, SCHEMA_VERSION, SECRET_BYTES, schema_statements
+from candidfeed.store.tables import (
+    BLANK_ROWS,
+    SCHEMA_VERSION,
+    SECRET_BYTES,
+    require_known_version,
+    schema_statements,
+)
 
 # Marks a file as ours among other people's SQLite files ("cand").
 APPLICATION_ID: Final = 0x63616E64
@@ -269,11 +275,7 @@ def _check_marks(path: Path, connection: sqlite3.Connection) -> None:
     if mark != APPLICATION_ID:
         raise StoreError(f"{path}: is a database of another program; name another file")
     version = connection.execute("PRAGMA user_version").fetchall()[0][0]
-    if version != SCHEMA_VERSION:
-        raise StoreError(
-            f"{path}: was written by a newer candidfeed (schema {version}, this one knows"
-            f" {SCHEMA_VERSION}); upgrade candidfeed"
-        )
+    require_known_version(path, version)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from candidfeed.errors import StoreError
 from candidfeed.store.database import Row, Transaction
 from candidfeed.store.records import ApiKey, Change, Event, Outcome, SlateRecord
 
@@ -317,3 +318,15 @@ def _changes(rows: list[Row]) -> list[Change]:
 def schema_statements(**words: Any) -> list[str]:
     """The statements that make the tables, in a database's own words."""
     return [statement.format(**words) for statement in SCHEMA]
+
+
+def require_known_version(where: object, version: int) -> None:
+    """
+    Raises:
+        StoreError: the tables are of another version than this program's.
+    """
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{where}: was written by a newer candidfeed (schema {version}, this one knows"
+            f" {SCHEMA_VERSION}); upgrade candidfeed"
+        )
