@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeGuard
 
 import numpy as np
 import polars as pl
@@ -149,7 +150,7 @@ class Neighbours:
 
     def scores(self, touched: Rows, own_row: int) -> Floats:
         """What the touched items add up to for every item, float32 [n_items]; whoever asks."""
-        if isinstance(self.weights, sp.csr_matrix) and not self.weights.nnz:
+        if _is_empty(self.weights):
             return np.zeros(self.weights.get_shape()[1], np.float32)
         # In one order: the sum's last bits must not depend on when an item was touched.
         part = self.weights[np.sort(touched)]
@@ -161,10 +162,15 @@ class Neighbours:
 
     def contributions(self, touched: Rows, candidates: Rows, own_row: int) -> Floats:
         """What each touched item adds to each candidate's score, float32 [touched, candidates]."""
-        if isinstance(self.weights, sp.csr_matrix) and not self.weights.nnz:
+        if _is_empty(self.weights):
             return np.zeros((len(touched), len(candidates)), np.float32)
         part = self.weights[touched][:, candidates]
         return part if isinstance(part, np.ndarray) else part.toarray()
+
+
+def _is_empty(weights: Floats | sp.csr_matrix) -> TypeGuard[sp.csr_matrix]:
+    """Where nothing is to be summed up, a million zeros need not be either."""
+    return isinstance(weights, sp.csr_matrix) and not weights.nnz
 
 
 @dataclass(frozen=True)
