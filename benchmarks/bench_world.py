@@ -1,6 +1,6 @@
 """Both stages on a synthetic world, as a share of its oracle; and what places do to probabilities.
 
-    python benchmarks/bench_world.py [--short] [--data WORLD] [--users N] [--seed N]
+    python benchmarks/bench_world.py [--short | --confounded] [--data WORLD] [--users N] [--seed N]
 
 Prints one JSON line. The target on 100,000 users x 50,000 items x 5,000,000 events: the two-stage
 list is above retrieval alone, popularity and iALS, at a stated share of the oracle's nDCG@10.
@@ -53,10 +53,13 @@ from measured import commit, machine, peak_memory_mib
 
 FULL = WorldSettings(n_users=100_000, n_items=50_000, n_events=5_000_000, seed=0)
 SHORT = WorldSettings(n_users=2_000, n_items=1_000, n_events=100_000, seed=0)
+# Lower places are hardly looked at, and hold what suits nobody in particular.
+CONFOUNDED = replace(SHORT, n_events=400_000, other_share=(0.05, 0.95), examine_exponent=0.8)
 K = 10
 # Differences of P(click) below this are no order.
 _APART = 0.02
 _USERS_AT_ONCE = 32
+_TOLD_OF_WORLD = ("n_users", "n_items", "n_events", "other_share", "examine_exponent")
 # The truth of all items for one user takes ten milliseconds; half of these would do.
 _WANTED_USERS = 1_000
 _EPOCHS = 4
@@ -220,6 +223,7 @@ def measure(folder: Path, max_users: int, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="a smaller world")
+    parser.add_argument("--confounded", action="store_true", help="one where places mislead more")
     parser.add_argument("--data", type=Path, help="a world that is there already")
     parser.add_argument("--users", type=int, default=2_000, help="test users who are asked for")
     parser.add_argument("--seed", type=int, default=0)
@@ -227,7 +231,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="candidfeed-bench-") as scratch:
         folder = options.data or Path(scratch) / "world"
         if options.data is None:
-            write_world(replace(SHORT if options.short else FULL, seed=options.seed), folder)
+            wanted_world = SHORT if options.short else CONFOUNDED if options.confounded else FULL
+            write_world(replace(wanted_world, seed=options.seed), folder)
         world = json.loads((folder / "world.json").read_text())
         measured = measure(folder, options.users, options.seed)
     outcome = {
@@ -235,7 +240,7 @@ def main() -> None:
         "commit": commit(),
         "machine": machine(),
         "python": platform.python_version(),
-        "world": {name: world["settings"][name] for name in ("n_users", "n_items", "n_events")},
+        "world": {name: world["settings"][name] for name in _TOLD_OF_WORLD},
         "seed": options.seed,
         **measured,
     }
