@@ -1,9 +1,12 @@
 """Both stages on a synthetic world, as a share of its oracle; and what places do to probabilities.
 
     python benchmarks/bench_world.py [--short | --confounded] [--data WORLD] [--users N] [--seed N]
+                                     [--seeds N]
 
-Prints one JSON line. The target on 100,000 users x 50,000 items x 5,000,000 events: the two-stage
-list is above retrieval alone, popularity and iALS, at a stated share of the oracle's nDCG@10.
+Prints one JSON line, and one a seed on the error stream as it is measured. A seed fits all models
+anew and draws other test users; figures are means over seeds, intervals over users and seeds. The
+target on 100,000 users x 50,000 items x 5,000,000 events: the two-stage list is above retrieval
+alone, popularity and iALS, at a stated share of the oracle's nDCG@10.
 
 `log` is nDCG@10 of what comes next in the log, as in `candidfeed evaluate`; `share` divides it by
 that of the oracle's own order; by how much the two-stage list is ahead of each stands with its
@@ -21,10 +24,11 @@ put into an order shows as the gap between the last two.
 import argparse
 import json
 import platform
+import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -65,10 +69,15 @@ _WANTED_USERS = 1_000
 _EPOCHS = 4
 
 
-def list_figures(
-    models: Mapping[str, Scorer], oracle: Oracle, split: Split
-) -> dict[str, dict[str, Any]]:
-    """Of each model, the oracle's own order included."""
+@dataclass(frozen=True)
+class Lists:
+    """What one seed's lists are worth, by model, the oracle's own order included."""
+
+    log: Mapping[str, Figure]
+    wanted: Mapping[str, float]
+
+
+def measured_lists(models: Mapping[str, Scorer], oracle: Oracle, split: Split) -> Lists:
     known, test = split.known.matrix, split.test.matrix
     window = float(split.test.time_s.min()), float(split.test.time_s.max())
     users = np.unique(split.test.user).astype(np.int32)
@@ -78,21 +87,29 @@ def list_figures(
         for name, model in asked.items()
     }
     liked = wanted(asked, oracle, known, users[:_WANTED_USERS], sum(window) / 2)
-    figures = {name: {"log": one.value(), "wanted": liked[name]} for name, one in ranked.items()}
-    best = figures["oracle"]["log"]
+    return Lists(ranked, liked)
+
+
+def list_figures(seeds: Sequence[Lists]) -> dict[str, dict[str, Any]]:
+    """Of each model the means over the seeds."""
+    log = {name: [one.log[name] for one in seeds] for name in seeds[0].log}
+    users = np.unique(np.concatenate([one.users for one in log["oracle"]]))
+    resamples = Resamples.draw(users, rng=np.random.default_rng(0))
+    means = {name: float(np.mean([one.value() for one in each])) for name, each in log.items()}
     return {
         name: {
-            **{key: round(one, 4) for key, one in {**each, "share": each["log"] / best}.items()},
-            "two_stage_ahead_by": _ahead(ranked["two-stage"], ranked[name]),
+            "log": round(means[name], 4),
+            "share": round(means[name] / means["oracle"], 4),
+            "wanted": round(float(np.mean([one.wanted[name] for one in seeds])), 4),
+            "two_stage_ahead_by": _ahead(log["two-stage"], each, resamples),
         }
-        for name, each in figures.items()
+        for name, each in log.items()
     }
 
 
-def _ahead(ours: Figure, other: Figure) -> list[float]:
+def _ahead(ours: Sequence[Figure], other: Sequence[Figure], resamples: Resamples) -> list[float]:
     """Mean, low and high of the paired difference over users (95 %)."""
-    resamples = Resamples.draw(ours.users, rng=np.random.default_rng(0))
-    found = paired_difference([ours], [other], resamples)
+    found = paired_difference(ours, other, resamples)
     assert found is not None
     return [round(one, 4) for one in (found.mean, found.low, found.high)]
 
@@ -193,30 +210,45 @@ def _true_clicks(oracle: Oracle, lists: ActionLists, time_s: float) -> NDArray[n
     return found.click.reshape(user.shape).astype(np.float64)
 
 
-def measure(folder: Path, max_users: int, seed: int) -> dict[str, Any]:
+def measure(folder: Path, max_users: int, seeds: Sequence[int]) -> dict[str, Any]:
     dataset = load_dataset(str(folder), cache=folder, now=datetime.now(UTC))
     oracle = Oracle.open(folder)
-    split = make_split(dataset, "temporal", seed=seed)
-    began = time.perf_counter()
-    pair = fit_two_stage(dataset, split, settings=TwoStageSettings(), seed=seed)
-    seconds = time.perf_counter() - began
-    peak = peak_memory_mib()
-    asked = with_test_users(split, max_users)
+    lists: list[Lists] = []
+    fits: list[dict[str, Any]] = []
+    placed = {}
+    for seed in seeds:
+        split = make_split(dataset, "temporal", seed=seed)
+        began = time.perf_counter()
+        pair = fit_two_stage(dataset, split, settings=TwoStageSettings(), seed=seed)
+        fits.append(
+            {
+                "seed": seed,
+                "fit_s": round(time.perf_counter() - began, 1),
+                "fit_s_by_step": {name: round(one, 1) for name, one in pair.seconds.items()},
+                "peak_memory_mib": peak_memory_mib(),
+                "features": pair.settings.ranker.features,
+            }
+        )
+        asked = with_test_users(split, max_users)
+        lists.append(measured_lists(_models(pair, split, seed), oracle, asked))
+        print(json.dumps({**fits[-1], "lists": list_figures(lists[-1:])}), file=sys.stderr)
+        # What places do is told of the first seed: it takes as long as a fit.
+        placed = placed or places(dataset, pair, oracle, seed)
+    return {
+        "n_test_users": [len(one.log["oracle"].users) for one in lists],
+        "fits": fits,
+        "lists": list_figures(lists),
+        "places": placed,
+    }
+
+
+def _models(pair: TwoStage, split: Split, seed: int) -> dict[str, Scorer]:
     by_click = replace(pair.settings, value_weights={"click": 1.0})
-    models: dict[str, Scorer] = {
+    return {
         "two-stage": TwoStageScorer(pair),
         "two-stage by P(click)": TwoStageScorer(replace(pair, settings=by_click)),
         "retrieval": pair.sources.tower,
         **{name: model for name, (model, _) in fit_baselines(split, seed=seed).items()},
-    }
-    return {
-        "n_test_users": len(np.unique(asked.test.user)),
-        "fit_s": round(seconds, 1),
-        "fit_peak_memory_mib": peak,
-        "fit_s_by_step": {name: round(one, 1) for name, one in pair.seconds.items()},
-        "features": pair.settings.ranker.features,
-        "lists": list_figures(models, oracle, asked),
-        "places": places(dataset, pair, oracle, seed),
     }
 
 
@@ -226,7 +258,8 @@ def main() -> None:
     parser.add_argument("--confounded", action="store_true", help="one where places mislead more")
     parser.add_argument("--data", type=Path, help="a world that is there already")
     parser.add_argument("--users", type=int, default=2_000, help="test users who are asked for")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="candidfeed-bench-") as scratch:
         folder = options.data or Path(scratch) / "world"
@@ -234,14 +267,15 @@ def main() -> None:
             wanted_world = SHORT if options.short else CONFOUNDED if options.confounded else FULL
             write_world(replace(wanted_world, seed=options.seed), folder)
         world = json.loads((folder / "world.json").read_text())
-        measured = measure(folder, options.users, options.seed)
+        seeds = range(options.seed, options.seed + options.seeds)
+        measured = measure(folder, options.users, seeds)
     outcome = {
         "benchmark": "world",
         "commit": commit(),
         "machine": machine(),
         "python": platform.python_version(),
         "world": {name: world["settings"][name] for name in _TOLD_OF_WORLD},
-        "seed": options.seed,
+        "seeds": list(seeds),
         **measured,
     }
     print(json.dumps(outcome))
