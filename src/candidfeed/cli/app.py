@@ -17,6 +17,8 @@ from candidfeed.cli import (
     fetch,
     recommend,
     reference,
+    rollback,
+    serve,
     synth,
     tune,
 )
@@ -36,6 +38,8 @@ app.command()(reference.reference)
 app.command()(build.build)
 app.command()(compare.compare)
 app.command()(recommend.recommend)
+app.command()(serve.serve)
+app.command()(rollback.rollback)
 app.command()(synth.synth)
 
 

@@ -13,6 +13,7 @@ SEEN = "seen"
 DENIED = "denied"
 DELETED = "deleted"
 EXPIRED = "expired"
+BLOCKED = "blocked"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from candidfeed.data.features import Bag
 from candidfeed.feed.eligibility import SEEN, Rule, among, eligible
@@ -78,13 +79,22 @@ def rank(served: Served, person: Person, retrieved: Retrieved, ask: Ask) -> Slat
 
 
 def in_retrieval_order(served: Served, person: Person, retrieved: Retrieved, ask: Ask) -> Slate:
-    """The slate without stage two: the best of stage one, by its own scores."""
+    """The slate without stage two: in the order of stage one, or of the list for everybody."""
     candidates = retrieved.candidates
-    # A person without a past has no such scores: their list comes in order.
-    values = candidates.tower if len(person.past) else -np.arange(len(candidates.rows), dtype="f4")
+    values = first_values(served, person, candidates, ask)
     picked = select(values, candidates.rows, ask.k).picked
     slots = _slots(served, person, candidates.take(picked), values[picked])
     return Slate(person, slots, retrieved, int((~np.isfinite(values)).sum()), {})
+
+
+def first_values(
+    served: Served, person: Person, candidates: Candidates, ask: Ask
+) -> NDArray[np.floating]:
+    """What stage one orders by, [c]: inner products, how many people, or when an item came."""
+    if len(person.past):
+        return candidates.tower
+    known = served.n_people if ask.everybodys == POPULAR else served.born_s
+    return known[candidates.rows].astype(np.float64)
 
 
 def propose(served: Served, view: View | None, ask: Ask, *, n_more: int) -> tuple[Proposed, ...]:
@@ -158,7 +168,7 @@ def value(heads: Heads, weights: Mapping[str, float]) -> Floats:
         return weighted_sum(heads.by_name, weights)
 
 
-def select(values: Floats, rows: Rows, k: int) -> Selected:
+def select(values: NDArray[np.floating], rows: Rows, k: int) -> Selected:
     """The k largest values; equal ones by lower row, those that are not finite last."""
     finite = np.isfinite(values)
     order = np.lexsort((rows, -np.where(finite, values, 0.0), ~finite))

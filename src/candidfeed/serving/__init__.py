@@ -1,0 +1,1 @@
+"""The feed service: events in, feed out."""
