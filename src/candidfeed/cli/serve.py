@@ -56,6 +56,11 @@ def serve(
     require_writable(files=[key_file])
     where = store or str(_state_folder(releases) / "store.db")
 
+    from candidfeed.release.storage import pointer_of
+
+    # Before anything is made or imported for it.
+    pointer_of(releases)
+
     from candidfeed.serving.server import bound, run
     from candidfeed.serving.service import Service
     from candidfeed.serving.settings import ServeSettings
@@ -68,8 +73,10 @@ def serve(
         requests_per_s=requests_per_s,
         burst=2 * requests_per_s,
     )
-    listening = bound(host, port)
-    with Service.open(releases, open_store(where), settings, with_keys=not no_auth) as service:
+    with (
+        bound(host, port) as listening,
+        Service.open(releases, open_store(where), settings, with_keys=not no_auth) as service,
+    ):
         _show_first_key(service.first_key(), key_file)
         run(service, listening, _show_address)
 

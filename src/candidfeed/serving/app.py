@@ -8,9 +8,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from candidfeed import __version__
-from candidfeed.errors import CandidfeedError, DataError, StoreBusyError, StoreError
+from candidfeed.errors import DataError, StoreBusyError, StoreError
 from candidfeed.serving import admin, events, feed
 from candidfeed.serving.http import Measured, Refusal, allowed, answered, declared, problem
 from candidfeed.serving.service import Service
@@ -65,11 +67,8 @@ def _add_health(app: FastAPI, service: Service) -> None:
         return Response(encoded(told), 200 if live else 503, media_type="application/json")
 
     @app.get(
-        "/metrics", tags=["health"],
-        responses={
-            200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
-            **declared(Alive, 401, 403, 429)["responses"],
-        },
+        "/metrics", tags=["health"], response_class=PlainTextResponse,
+        responses=declared(Alive, 401, 403, 429)["responses"] | {200: {"description": "Text."}},
     )  # fmt: skip
     async def metrics(request: Request) -> Response:
         """Counters and times for Prometheus."""
@@ -79,45 +78,48 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
 
 def _add_errors(app: FastAPI, service: Service) -> None:
-    def told(refusal: Refusal) -> Response:
-        return problem(refusal)
+    def told(_: Request, error: Exception) -> Response:
+        return problem(_refusal_of(error, service))
 
-    @app.exception_handler(Refusal)
-    async def refused(_: Request, error: Refusal) -> Response:
-        return told(error)
-
-    @app.exception_handler(WireError)
-    async def not_understood(_: Request, error: WireError) -> Response:
-        return told(Refusal(400, "not_understood", str(error)))
-
-    @app.exception_handler(RequestValidationError)
-    async def not_valid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        place, why = ".".join(map(str, first["loc"])), first["msg"]
-        return told(Refusal(400, "not_understood", f"{place}: {why}, came {first['input']!r:.80}"))
-
-    @app.exception_handler(CandidfeedError)
-    async def failed(request: Request, error: CandidfeedError) -> Response:
-        if isinstance(error, DataError):
-            return told(Refusal(400, "not_understood", str(error)))
-        if isinstance(error, StoreError):
-            code = "busy" if isinstance(error, StoreBusyError) else "store"
-            service.metrics.refused.labels(code).inc()
-            return told(Refusal(503, code, str(error), retry_after_s=1))
-        raise error
+    for kind in (Refusal, WireError, RequestValidationError, DataError, StoreError):
+        app.add_exception_handler(kind, told)
 
     @app.exception_handler(HTTPException)
-    async def other(_: Request, error: HTTPException) -> Response:
-        return told(Refusal(error.status_code, "http", str(error.detail).lower()))
+    async def other(request: Request, error: HTTPException) -> Response:
+        answer = problem(Refusal(error.status_code, "http", str(error.detail).lower()))
+        if error.status_code == 405:
+            answer.headers["Allow"] = ", ".join(_methods(app, request))
+        return answer
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         service.journal.write(
             "unexpected error",
-            path=request.scope.get("path"),
+            route=getattr(request.scope.get("route"), "path", None),
             error=f"{type(error).__name__}: {error}",
         )
-        return told(Refusal(500, "bug", "an error that should not be; the log has more"))
+        return problem(Refusal(500, "bug", "an error that should not be; the log has more"))
+
+
+def _refusal_of(error: Exception, service: Service) -> Refusal:
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, StoreError):
+        code = "busy" if isinstance(error, StoreBusyError) else "store"
+        service.metrics.refused.labels(code).inc()
+        return Refusal(503, code, str(error), retry_after_s=1)
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        place, came = ".".join(map(str, first["loc"])), f"{first['input']!r:.80}"
+        return Refusal(400, "not_understood", f"{place}: {first['msg']}, came {came}")
+    return Refusal(400, "not_understood", str(error))
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """What may be asked of this path, whichever of its routes takes it."""
+    routes = [one for one in app.routes if isinstance(one, Route)]
+    fitting = (one for one in routes if one.path_regex.match(request.url.path))
+    return sorted({method for one in fitting for method in one.methods or ()})
 
 
 def _described(app: FastAPI) -> dict[str, Any]:

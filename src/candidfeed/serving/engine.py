@@ -169,7 +169,7 @@ class Engine:
             if len(ids):
                 rules.append(among(reason, self._known_rows(live, list(ids))))
         return Ask(
-            k=min(request.limit, self._settings.max_limit),
+            k=request.limit,
             now_s=now_s,
             rules=tuple(rules),
             allowed=None if request.allow is None else self._known_rows(live, request.allow),

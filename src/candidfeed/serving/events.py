@@ -27,22 +27,20 @@ from candidfeed.store.records import Event
 MOST: Final = 1_000
 _REQUIRED: Final = ("event_id", "user_id", "item_id", "kind")
 _FIELDS: Final = (*_REQUIRED, "value", "time_s", "request_id", "position")
-_ID: Final = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer"}]}
+# Each event is looked at by itself: one that makes no sense does not make the batch wrong.
 _EVENT: Final[dict[str, Any]] = {
-    "type": "object",
-    "required": list(_REQUIRED),
-    "additionalProperties": False,
-    "properties": {
-        "event_id": {**_ID, "description": "Made by the client; the same one counts once."},
-        "user_id": _ID,
-        "item_id": _ID,
-        "kind": {"type": "string", "minLength": 1, "maxLength": 64},
-        "value": {"type": ["number", "null"]},
-        "time_s": {"type": ["number", "null"], "description": "Since 1970, UTC; now if left out."},
-        "request_id": {"type": ["string", "null"], "description": "Of the feed that it answers."},
-        "position": {"type": ["integer", "null"], "minimum": 1, "description": "There, from 1."},
-    },
-}
+    "description": (
+        "`event_id` (made by the client; the same one counts once), `user_id`, `item_id`, `kind`; "
+        "if there are any `value`, `time_s` (since 1970 UTC; now if left out), `request_id` and "
+        "`position` (from 1) of the feed that it answers. One that is not so is rejected by itself."
+    ),
+    "examples": [
+        {
+            "event_id": "a-1", "user_id": 42, "item_id": 50, "kind": "click",
+            "time_s": 1.7e9, "request_id": "56a6f22fdaebfca2e6fb5e44", "position": 1,
+        }
+    ],
+}  # fmt: skip
 SCHEMA: Final[dict[str, Any]] = {
     "description": "A batch, or one event.",
     "anyOf": [
@@ -54,7 +52,7 @@ SCHEMA: Final[dict[str, Any]] = {
                 "events": {"type": "array", "minItems": 1, "maxItems": MOST, "items": _EVENT}
             },
         },
-        _EVENT,
+        {**_EVENT, "type": "object", "not": {"required": ["events"]}},
     ],
 }
 

@@ -23,6 +23,7 @@ from candidfeed.serving.keys import Bearer
 from candidfeed.serving.live import LiveRelease
 from candidfeed.serving.service import Service
 from candidfeed.serving.wire import (
+    MOST_SLOTS,
     FeedAnswer,
     FeedRequest,
     Id,
@@ -53,7 +54,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def feed_of_user(
         request: Request,
         user_id: Id,
-        limit: Annotated[int, Query(ge=1)] = 20,
+        limit: Annotated[int, Query(ge=1, le=MOST_SLOTS)] = 20,
         mode: Mode = "personal",
         debug: bool = False,
     ) -> Response:
@@ -67,7 +68,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         **declared(SimilarAnswer, 400, 401, 403, 404, 429, 503), tags=["feed"],
     )  # fmt: skip
     async def similar(
-        request: Request, item_id: Id, limit: Annotated[int, Query(ge=1, le=200)] = 20
+        request: Request, item_id: Id, limit: Annotated[int, Query(ge=1, le=MOST_SLOTS)] = 20
     ) -> Response:
         """Items whose vectors point where this item's does."""
         allowed(service, request, "feed")
@@ -88,27 +89,12 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
 async def _feed(service: Service, bearer: Bearer, asked: FeedRequest) -> Response:
     of_user(bearer, asked.user_id)
-    _require_short(service, asked)
     work = service.engine.work(asked, _live(service), now_s=time.time())
     making = service.workers.start(lambda: service.engine.make(work))
     await asyncio.wait([making], timeout=service.settings.deadline_ms / 1e3)
     made = None if making.done() else service.engine.make_late(work)
     # One of the two answers: where this one came too late, the other has just done it.
     return answered(made or await making or b"")
-
-
-def _require_short(service: Service, asked: FeedRequest) -> None:
-    most = service.settings.max_ids
-    for name, ids in (
-        ("allow", asked.allow or []),
-        ("deny", asked.deny),
-        ("history", asked.history),
-    ):
-        if len(ids) > most:
-            raise Refusal(400, "too_many", f"{name}: expected at most {most} ids, came {len(ids)}")
-    if asked.limit > service.settings.max_limit:
-        told = f"limit: expected at most {service.settings.max_limit}, came {asked.limit}"
-        raise Refusal(400, "too_many", told)
 
 
 def _live(service: Service) -> LiveRelease:

@@ -1,12 +1,16 @@
 """What the service reads and writes as JSON: checked when it comes, encoded once when it goes."""
 
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
 from pydantic_core import to_json
 
 from candidfeed.store.records import ID_BYTES
 
+MOST_SLOTS: Final = 200
+# Of a request's allow and deny lists, each; and of what a client tells of its user.
+MOST_IDS: Final = 10_000
+MOST_TOUCHED: Final = 1_000
 Mode: TypeAlias = Literal["personal", "popular", "latest"]
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -18,11 +22,14 @@ def _id_text(came: object) -> object:
     return came
 
 
-Id: TypeAlias = Annotated[
-    StrictStr,
-    Field(min_length=1, max_length=ID_BYTES, pattern=r"^[^\x00]+$"),
-    BeforeValidator(_id_text, json_schema_input_type=int | StrictStr),
-]
+def _whole(came: object) -> object:
+    """To JSON 20.0 is a whole number, and "20" none."""
+    return int(came) if isinstance(came, float) and came.is_integer() else came
+
+
+_IdText: TypeAlias = Annotated[str, Field(min_length=1, max_length=ID_BYTES, pattern=r"^[^\x00]+$")]
+Id: TypeAlias = Annotated[_IdText, BeforeValidator(_id_text, json_schema_input_type=int | _IdText)]
+Limit: TypeAlias = Annotated[int, Field(ge=1, le=MOST_SLOTS, strict=True), BeforeValidator(_whole)]
 Seconds: TypeAlias = Annotated[
     float, Field(ge=-62e9, le=250e9, allow_inf_nan=False, description="Since 1970, UTC.")
 ]
@@ -53,22 +60,25 @@ class FeedRequest(_Strict):
     """For whom a feed is, and what it may hold."""
 
     user_id: Id | None = Field(default=None, description="Nobody in particular where it is null.")
-    limit: Annotated[int, Field(ge=1)] = Field(
-        default=20, description="Slots; fewer where items run out."
-    )
+    limit: Limit = Field(default=20, description="Slots; fewer where items run out.")
     surface: Annotated[str, Field(max_length=64)] = Field(
         default="home", description="Where it is shown."
     )
     mode: Mode = Field(
         default="personal", description="`popular` and `latest` read nothing of the user."
     )
-    allow: list[Id] | None = Field(default=None, description="The only items that may be shown.")
-    deny: list[Id] = Field(default=[], description="Items that may not be shown.")
-    context: Context = Context(time_s=None)
-    history: list[Touched] = Field(
-        default=[], description="What the client knows of its user; read where the store can't be."
+    allow: Annotated[list[Id], Field(max_length=MOST_IDS)] | None = Field(
+        default=None, description="The only items that may be shown."
     )
-    debug: bool = Field(
+    deny: Annotated[list[Id], Field(max_length=MOST_IDS)] = Field(
+        default=[], description="Items that may not be shown."
+    )
+    context: Context = Context(time_s=None)
+    history: Annotated[list[Touched], Field(max_length=MOST_TOUCHED)] = Field(
+        default=[],
+        description="What the client knows of its user; read where the store can't be.",
+    )
+    debug: StrictBool = Field(
         default=False, description="Tell how many candidates came, and went, where."
     )
 

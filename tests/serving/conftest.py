@@ -1,0 +1,116 @@
+"""A service on a real socket, over a real store, with the tiny release."""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from candidfeed.feed.served import Served
+from candidfeed.release.bundle import encode
+from candidfeed.release.storage import write_directory
+from candidfeed.serving.app import make_app
+from candidfeed.serving.server import bound
+from candidfeed.serving.service import Service
+from candidfeed.serving.settings import ServeSettings
+from candidfeed.store.store import open_store
+
+# Long enough for a busy machine: tests of deadlines set their own.
+PATIENT = {"deadline_ms": 60_000.0, "watch_s": 0.05}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service that answers.
+
+    Attributes:
+        client: asks with the first key.
+    """
+
+    service: Service
+    client: httpx.Client
+    key: str
+    folder: Path
+
+    def feed(self, user_id: object = None, **asked: Any) -> dict[str, Any]:
+        answer = self.client.post("/v1/feed", json={"user_id": user_id, **asked})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def item_ids(self, user_id: object = None, **asked: Any) -> list[Any]:
+        return [slot["item_id"] for slot in self.feed(user_id, **asked)["slots"]]
+
+    def send(self, *events: dict[str, Any]) -> dict[str, Any]:
+        answer = self.client.post("/v1/events", json={"events": list(events)})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def metric(self, sample: str, **labels: str) -> float:
+        found = self.service.metrics.registry.get_sample_value(sample, labels)
+        return 0.0 if found is None else found
+
+
+Start = Callable[..., Running]
+
+
+def event(event_id: str, user_id: object, item_id: object, **more: Any) -> dict[str, Any]:
+    of_release = {"kind": "rating", "value": 5.0, "time_s": 1_760_000_000.0}
+    return {"event_id": event_id, "user_id": user_id, "item_id": item_id, **of_release, **more}
+
+
+@contextmanager
+def running(folder: Path, state: Path, **settings: Any) -> Iterator[Running]:
+    store = open_store(str(state / "store.db"))
+    chosen = ServeSettings(**{**PATIENT, **settings})
+    listening = bound("127.0.0.1", 0)
+    with Service.open(folder, store, chosen, with_keys=True) as service:
+        key = service.first_key() or ""
+        service.start()
+        listening.listen()
+        server = uvicorn.Server(
+            uvicorn.Config(make_app(service), log_config=None, lifespan="off", ws="none")
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        host, port = listening.getsockname()
+        try:
+            with httpx.Client(
+                base_url=f"http://{host}:{port}", timeout=60.0,
+                headers={"Authorization": f"Bearer {key}"},
+            ) as client:  # fmt: skip
+                yield Running(service, client, key, folder)
+        finally:
+            server.should_exit = True
+            thread.join()
+            listening.close()
+
+
+@pytest.fixture
+def start(tiny_release: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts a service on a copy of the tiny release; ended with the test."""
+    with ExitStack() as stack:
+
+        def begin(**settings: Any) -> Running:
+            folder = tmp_path / "releases"
+            shutil.copytree(tiny_release, folder)
+            return stack.enter_context(running(folder, tmp_path, **settings))
+
+        yield begin
+
+
+@pytest.fixture(scope="session")
+def shared(tiny_release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One service for tests that leave other tests' users and items alone."""
+    with running(tiny_release, tmp_path_factory.mktemp("shared")) as one:
+        yield one
+
+
+def publish(served: Served, folder: Path, **manifest: Any) -> None:
+    """Put this release in force as a build does."""
+    write_directory(folder, encode(served), manifest)

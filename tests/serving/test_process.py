@@ -1,0 +1,122 @@
+"""The service as a person starts it: `candidfeed serve`, over a restart, asked by a fuzzer."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from tests.conftest import Typed, item_id, user_id
+from tests.serving.conftest import event
+
+
+@contextmanager
+def served(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen, str]]:
+    """The process, once it is ready, and its address."""
+    command = [sys.executable, "-m", "candidfeed", "serve", str(folder), "--port", "0", *options]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("Ready: http://127.0.0.1:"), process.communicate()
+            yield process, line.split()[1]
+        finally:
+            process.kill()
+
+
+def test_it_starts_shows_a_key_once_ends_when_told_and_forgets_nothing(
+    tiny_release: Path, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    key_file = tmp_path / "key"
+    options = ("--store", str(state / "store.db"), "--key-file", str(key_file))
+    with served(tiny_release, *options) as (process, address):
+        key = key_file.read_text().strip()
+        assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+        headers = {"Authorization": f"Bearer {key}"}
+        first = httpx.post(f"{address}/v1/feed", json={"user_id": "zoe"}, headers=headers).json()
+        assert first["mode"] == "popular"
+        sent = httpx.post(
+            f"{address}/v1/events", json=event("p1", "zoe", item_id(2)), headers=headers
+        )
+        assert sent.json()["accepted"] == 1
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=60)
+        assert process.returncode in (0, -signal.SIGTERM)
+        assert [json.loads(line)["event"] for line in told.splitlines()] == ["release in force"]
+        assert "zoe" not in told
+    key_file.unlink()
+    with served(tiny_release, *options) as (process, address):
+        assert not key_file.exists()
+        after = httpx.post(f"{address}/v1/feed", json={"user_id": "zoe"}, headers=headers).json()
+        assert after["mode"] == "personal"
+        again = httpx.post(
+            f"{address}/v1/events", json=event("p1", "zoe", item_id(2)), headers=headers
+        )
+        assert again.json()["duplicate"] == 1
+        why = httpx.get(f"{address}/v1/why/{first['request_id']}/1", headers=headers).json()
+        assert why["item_id"] == first["slots"][0]["item_id"]
+
+
+def test_without_keys_it_asks_for_none_and_only_on_this_machine(
+    tiny_release: Path, tmp_path: Path, typed: Typed
+) -> None:
+    store = ("--store", str(tmp_path / "store.db"))
+    with served(tiny_release, "--no-auth", *store) as (_, address):
+        answer = httpx.post(f"{address}/v1/feed", json={"user_id": user_id(3)})
+        assert answer.status_code == 200
+        assert httpx.get(f"{address}/v1/keys").status_code == 404
+        # One writer a store.
+        code, _, told = typed("serve", tiny_release, "--port", 0, *store)
+        assert (code, "writes to this store already" in told) == (1, True)
+    code, _, told = typed("serve", tiny_release, "--no-auth", "--host", "0.0.0.0")
+    assert code == 2
+    assert told == "error: --no-auth: 0.0.0.0 can be reached from elsewhere; leave it out\n"
+
+
+def test_what_cant_be_served_is_told_in_one_line(
+    here: Path, tiny_release: Path, typed: Typed
+) -> None:
+    code, _, told = typed("serve", "nothing", "--port", 0)
+    assert code == 2
+    assert " ".join(told.split()).startswith("error: nothing: there is no such folder")
+    assert list(here.iterdir()) == []
+    code, _, told = typed("serve", tiny_release, "--host", "no.such.host.invalid")
+    assert code == 2
+    assert "can't listen there" in told
+
+
+def test_rollback_is_a_command(tiny_release: Path, typed: Typed) -> None:
+    code, _, told = typed("rollback", tiny_release)
+    assert code == 2
+    assert "no release before 0001" in told
+
+
+def test_a_fuzzer_finds_no_error_of_ours_and_no_answer_that_is_not_described(
+    tiny_release: Path, tmp_path: Path
+) -> None:
+    checks = (
+        "not_a_server_error,status_code_conformance,content_type_conformance,"
+        "response_schema_conformance"
+    )
+    options = ("--no-auth", "--store", str(tmp_path / "store.db"), "--requests-per-s", "100000")
+    with served(tiny_release, *options) as (_, address):
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "schemathesis.cli", "run", f"{address}/openapi.json",
+                "--checks", checks, "--phases", "coverage,fuzzing", "--max-examples", "20",
+                "--seed", "1", "--generation-database", "none",
+            ],
+            capture_output=True, text=True, check=False, cwd=tmp_path,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-20_000:]
+    assert "Tested: 15" in done.stdout
