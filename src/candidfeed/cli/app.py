@@ -15,6 +15,7 @@ from candidfeed.cli import (
     describe,
     evaluate,
     fetch,
+    load,
     recommend,
     reference,
     synth,
@@ -37,6 +38,7 @@ app.command()(build.build)
 app.command()(compare.compare)
 app.command()(recommend.recommend)
 app.command()(synth.synth)
+app.command()(load.load)
 
 
 def _print_version(wanted: bool) -> None:
