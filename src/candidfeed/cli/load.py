@@ -65,7 +65,9 @@ def load(
             "--events-share", min=0, max=1, help="Share of the requests that report clicks."
         ),
     ] = 0.2,
-    batch: Annotated[int, typer.Option(min=1, max=1_000, help="Clicks in one such request.")] = 1,
+    batch: Annotated[
+        int, typer.Option(min=1, max=1_000, help="The most clicks of one such request.")
+    ] = 50,
     in_flight: Annotated[
         int | None,
         typer.Option(

@@ -33,6 +33,7 @@ def driving(
         ClicksByPosition(),
         limit=3,
         events_share=events_share,
+        batch=1,
         rng=np.random.default_rng(0),
         run_name="run",
     )

@@ -26,7 +26,7 @@ class ClicksAll:
 
 
 def make_traffic(*, clicks: Any = None, seed: int = 0, **options: Any) -> Traffic:
-    settings = {"limit": 3, "events_share": 0.5, "run_name": "run", **options}
+    settings = {"limit": 3, "events_share": 0.5, "batch": 1, "run_name": "run", **options}
     rng = np.random.default_rng(seed)
     return Traffic(people_by_zipf(10), clicks or ClicksAll(), rng=rng, **settings)
 
@@ -142,8 +142,22 @@ def test_every_click_is_reported_once_with_its_request_and_position() -> None:
     assert (more["event_id"], more["item_id"] in {"a", "b"}) == ("run-4", True)
 
 
-def test_a_batch_is_filled_up_with_clicks_that_came_by_another_way() -> None:
-    traffic = make_traffic(batch=5)
+def test_a_batch_holds_all_that_waits_up_to_its_size() -> None:
+    traffic = make_traffic(batch=4)
+    for name in ("one", "two"):
+        ask = traffic.feed(1)
+        traffic.read(ask, slate_of(ask, name, (1, 2, 3)))
+    reported = [events_of(traffic.reports()) for _ in range(3)]
+    places = [[(event.get("request_id"), event.get("position")) for event in r] for r in reported]
+    assert places == [
+        [("one", 1), ("one", 2), ("one", 3), ("two", 1)],
+        [("two", 2), ("two", 3)],
+        [(None, None)],
+    ]
+
+
+def test_where_only_events_are_sent_each_batch_is_full() -> None:
+    traffic = make_traffic(batch=5, events_share=1.0)
     ask = traffic.feed(4)
     traffic.read(ask, slate_of(ask, "one", ("a", "b")))
     events = events_of(traffic.reports())
@@ -175,7 +189,7 @@ def test_clicks_beyond_the_bound_are_forgotten_and_counted(monkeypatch: pytest.M
 
 
 def test_what_was_acknowledged_is_remembered_and_what_was_rejected_is_not() -> None:
-    traffic = make_traffic(batch=3)
+    traffic = make_traffic(batch=3, events_share=1.0)
     ask = traffic.feed(1)
     traffic.read(ask, slate_of(ask, "one", (1, 2, 3)))
     first, second = traffic.reports(), traffic.reports()

@@ -55,12 +55,13 @@ class Traffic:
     """Makes requests, one after the other, and learns from the answers what is clicked.
 
     With `events_share` 0 nobody clicks. Otherwise a request for events reports the oldest clicks
-    that wait; where there are too few, clicks on items shown before that came by another way
-    (without a request_id).
+    that wait; where none does, one click on an item shown before that came by another way (without
+    a request_id). With `events_share` 1, where nothing is shown, it is filled up with those.
 
     Args:
         limit: slots asked for.
-        events_share: share of the requests that report events, `batch` clicks each.
+        events_share: share of the requests that report events.
+        batch: the most clicks of one such request.
         run_name: begins every event_id; no two runs may share one.
         now_s: the time told to the service, in seconds since 1970; None leaves it to its clock.
     """
@@ -72,7 +73,7 @@ class Traffic:
         *,
         limit: int,
         events_share: float,
-        batch: int = 1,
+        batch: int,
         rng: np.random.Generator,
         run_name: str,
         now_s: Callable[[], float] | None = None,
@@ -103,12 +104,13 @@ class Traffic:
         return self._people.user_id(row)
 
     def reports(self) -> Ask:
-        """A batch of clicks: those that wait, and where they are too few other ones."""
+        """Clicks that wait, or other ones."""
         if len(self._clicked) < self._batch:
             self._draw_clicks()
         n_waiting = min(len(self._clicked), self._batch)
         clicks = [self._clicked.popleft() for _ in range(n_waiting)]
-        users = self._people.draw(self._batch - n_waiting, self._rng).tolist()
+        n_wanted = self._batch if self.events_share == 1 else 1
+        users = self._people.draw(max(n_wanted - n_waiting, 0), self._rng).tolist()
         return self._events(clicks + [self._unasked_click(user) for user in users])
 
     def left(self, *, batch: int) -> Iterator[Ask]:
