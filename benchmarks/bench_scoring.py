@@ -31,6 +31,7 @@ from candidfeed.data.load import load_dataset
 from candidfeed.data.splits import make_split
 from candidfeed.data.tables import Dataset
 from candidfeed.feed import pipeline, scoring
+from candidfeed.feed.eligibility import SEEN, among, eligible
 from candidfeed.feed.exported import ExportedFunction
 from candidfeed.feed.served import Person, Served
 from candidfeed.ranking.inputs import DENSE_FEATURES, dense_features, ranker_inputs, user_inputs
@@ -96,7 +97,7 @@ def steps(served: Served, people: list[Person]) -> dict[str, dict[str, float]]:
     """By step, over these people; each is asked about at the time of their last event."""
     taken: dict[str, list[float]] = defaultdict(list)
     for person in people[:WARM_UP]:
-        pipeline.recommend(served, person, k=10, now_s=person.last_time_s)
+        pipeline.recommend(served, person, pipeline.Ask(k=10, now_s=person.last_time_s))
     for person in people:
         _ask(served, person, taken)
     return {name: spread_ms(seconds) for name, seconds in taken.items()}
@@ -110,11 +111,13 @@ def _ask(served: Served, person: Person, taken: dict[str, list[float]]) -> None:
         return done
 
     now_s, space = person.last_time_s, served.space
-    step("recommend", lambda: pipeline.recommend(served, person, k=10, now_s=now_s))
+    ask = pipeline.Ask(k=10, now_s=now_s)
+    step("recommend", lambda: pipeline.recommend(served, person, ask))
     view = step("stage one of the user", lambda: scoring.view_of(served, person))
     step("- user vector", lambda: scoring.user_vector(served, person))
-    proposed = step("propose", lambda: pipeline.propose(served, person, view))
-    kept, _ = step("eligible", lambda: pipeline.eligible(proposed, person.past))
+    proposed = step("propose", lambda: pipeline.propose(served, view, ask, n_more=len(person.past)))
+    rules = (among(SEEN, person.past.items),)
+    kept, _ = step("eligible", lambda: eligible(proposed, rules))
     found = step("merge", lambda: pipeline.merge(served, kept, view))
     heads = step("score", lambda: pipeline.score(served, person, found, now_s=now_s))
     width = served.settings.ranker_width

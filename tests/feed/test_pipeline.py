@@ -11,20 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from candidfeed.data.features import Bag
+from candidfeed.feed.eligibility import DELETED, DENIED, SEEN, among, eligible, masked
 from candidfeed.feed.pipeline import (
+    LATEST,
     POPULAR,
     TOWER,
     TRENDING,
-    Candidates,
-    Proposed,
-    eligible,
-    merge,
-    propose,
+    Ask,
+    in_retrieval_order,
     recommend,
+    retrieve,
     select,
 )
-from candidfeed.feed.scoring import ranked_heads, view_of
+from candidfeed.feed.scoring import ranked_heads
 from candidfeed.feed.served import Past, Person, Served
+from candidfeed.feed.slate import Candidates, Proposed, Slate
 from candidfeed.release.bundle import read_release
 from candidfeed.training.scorers import TwoStageScorer
 from candidfeed.training.two_stage import TwoStage
@@ -40,6 +41,10 @@ def row_of(served: Served, item_id: object) -> int:
     return served.items["item_id"].to_list().index(item_id)
 
 
+def removed_rows(slate: Slate) -> set[int]:
+    return {int(row) for one in slate.retrieved.removed for row in one.rows}
+
+
 # What is served is what was trained
 
 
@@ -49,7 +54,7 @@ def test_the_served_order_and_values_are_those_of_training(
     scorer = TwoStageScorer(tiny_whole)
     for person in people(tiny_served):
         trained = scorer.scores(np.array([person.row], np.int32))[0]
-        slate = recommend(tiny_served, person, k=20, now_s=person.last_time_s)
+        slate = recommend(tiny_served, person, Ask(k=20, now_s=person.last_time_s))
         rows = [row_of(tiny_served, slot.item_id) for slot in slate.slots]
         values = np.array([slot.value for slot in slate.slots])
         np.testing.assert_allclose(values, trained[rows], atol=1e-5)
@@ -61,16 +66,16 @@ def test_the_served_order_and_values_are_those_of_training(
 def test_one_release_person_and_now_give_one_slate(tiny_served: Served) -> None:
     person = people(tiny_served)[0]
     first, second = (
-        recommend(tiny_served, person, k=10, now_s=person.last_time_s) for _ in range(2)
+        recommend(tiny_served, person, Ask(k=10, now_s=person.last_time_s)) for _ in range(2)
     )
     assert first.slots == second.slots
 
 
 def test_another_now_gives_other_values(tiny_served: Served) -> None:
     person = people(tiny_served)[0]
-    then = recommend(tiny_served, person, k=20, now_s=person.last_time_s - 90 * 86_400)
-    last = recommend(tiny_served, person, k=20, now_s=person.last_time_s)
-    unknown = recommend(tiny_served, person, k=20, now_s=float("nan"))
+    then = recommend(tiny_served, person, Ask(k=20, now_s=person.last_time_s - 90 * 86_400))
+    last = recommend(tiny_served, person, Ask(k=20, now_s=person.last_time_s))
+    unknown = recommend(tiny_served, person, Ask(k=20, now_s=float("nan")))
     values = [[slot.value for slot in slate.slots] for slate in (then, last, unknown)]
     assert values[0] != values[1] != values[2]
     assert np.isfinite(values).all()
@@ -78,7 +83,7 @@ def test_another_now_gives_other_values(tiny_served: Served) -> None:
 
 def test_one_more_event_moves_the_next_slate_without_training(tiny_served: Served) -> None:
     person = people(tiny_served)[0]
-    slate = recommend(tiny_served, person, k=20, now_s=person.last_time_s)
+    slate = recommend(tiny_served, person, Ask(k=20, now_s=person.last_time_s))
     touched = row_of(tiny_served, slate.slots[0].item_id)
     past = person.past
     longer = Past(
@@ -86,7 +91,9 @@ def test_one_more_event_moves_the_next_slate_without_training(tiny_served: Serve
         np.append(past.values, np.float32(5)),
         np.append(past.times_s, past.times_s[-1] + 60),
     )
-    after = recommend(tiny_served, replace(person, past=longer), k=20, now_s=person.last_time_s)
+    after = recommend(
+        tiny_served, replace(person, past=longer), Ask(k=20, now_s=person.last_time_s)
+    )
     assert slate.slots[0].item_id not in [slot.item_id for slot in after.slots]
     before = {slot.item_id: slot.value for slot in slate.slots}
     moved = [before[s.item_id] != s.value for s in after.slots if s.item_id in before]
@@ -104,9 +111,7 @@ def test_a_score_is_the_same_to_the_last_bit_alone_among_others_and_in_any_order
     tiny_served.compile(quickly=quickly)
     rng = np.random.default_rng(1)
     for person in people(tiny_served)[:4]:
-        view = view_of(tiny_served, person)
-        kept, _ = eligible(propose(tiny_served, person, view), person.past)
-        found = merge(tiny_served, kept, view)
+        found = retrieve(tiny_served, person, Ask(k=10, now_s=1.7e9)).candidates
 
         def heads(places: np.ndarray, person: Person = person, found: Candidates = found) -> Any:
             some = found.take(places)
@@ -129,36 +134,84 @@ def test_a_score_is_the_same_to_the_last_bit_alone_among_others_and_in_any_order
 
 def test_no_slot_shows_what_the_person_has_touched(tiny_served: Served) -> None:
     for person in people(tiny_served):
-        slate = recommend(tiny_served, person, k=40, now_s=person.last_time_s)
+        slate = recommend(tiny_served, person, Ask(k=40, now_s=person.last_time_s))
         rows = [row_of(tiny_served, slot.item_id) for slot in slate.slots]
         assert len(set(rows)) == len(rows)
         assert not set(rows) & set(person.past.items.tolist())
-        assert set(slate.removed.rows.tolist()) <= set(person.past.items.tolist())
+        assert removed_rows(slate) <= set(person.past.items.tolist())
         # 20 candidates, or all that are left.
         assert slate.n_candidates == min(20, 40 - len(person.past)) == len(rows)
 
 
-@given(rows=st.lists(st.integers(0, 30), unique=True), past=st.lists(st.integers(0, 30)))
+row_lists = st.lists(st.integers(0, 30), unique=True)
+
+
+@given(rows=row_lists, seen=st.lists(st.integers(0, 30)), denied=row_lists, gone=row_lists)
 def test_what_is_removed_and_what_is_kept_are_what_was_proposed(
-    rows: list[int], past: list[int]
+    rows: list[int], seen: list[int], denied: list[int], gone: list[int]
 ) -> None:
     proposed = Proposed(TOWER, np.array(rows, np.int32))
-    touched = Past(np.array(past, np.int32), np.ones(len(past), "f4"), np.zeros(len(past)))
-    (kept, again), removed = eligible((proposed, replace(proposed, source=TRENDING)), touched)
+    mask = np.zeros(31, bool)
+    mask[gone] = True
+    rules = (
+        among(SEEN, np.array(seen, np.int32)),
+        among(DENIED, np.array(denied, np.int32)),
+        masked(DELETED, mask),
+    )
+    (kept, again), removed = eligible((proposed, replace(proposed, source=TRENDING)), rules)
     assert (kept.source, again.source) == (TOWER, TRENDING)
     assert again.rows.tolist() == kept.rows.tolist()
-    assert kept.rows.tolist() == [row for row in rows if row not in past]
-    assert removed.rows.tolist() == sorted(row for row in rows if row in past)
-    assert removed.reason == "seen"
+    assert kept.rows.tolist() == [row for row in rows if row not in {*seen, *denied, *gone}]
+    # The first rule that bars an item is the reason that is told.
+    assert {one.reason: one.rows.tolist() for one in removed} == {
+        SEEN: sorted({*rows} & {*seen}),
+        DENIED: sorted({*rows} & {*denied} - {*seen}),
+        DELETED: sorted({*rows} & {*gone} - {*seen} - {*denied}),
+    }
+
+
+def test_an_item_that_is_denied_gives_its_place_and_moves_no_other(tiny_served: Served) -> None:
+    for person in people(tiny_served):
+        before = recommend(tiny_served, person, Ask(k=20, now_s=1.7e9))
+        denied = [slot.item_id for slot in before.slots[:3]]
+        rows = np.array([row_of(tiny_served, item_id) for item_id in denied], np.int32)
+        after = recommend(tiny_served, person, Ask(k=20, now_s=1.7e9, rules=(among(DENIED, rows),)))
+        assert not {*denied} & {slot.item_id for slot in after.slots}
+        values = {slot.item_id: slot.value for slot in before.slots}
+        again = [slot for slot in after.slots if slot.item_id in values]
+        assert [values[slot.item_id] for slot in again] == [slot.value for slot in again]
+        assert after.n_removed(DENIED) == 3
+
+
+def test_of_an_allowed_list_the_best_are_shown_however_deep_they_stand(
+    tiny_served: Served,
+) -> None:
+    for person in people(tiny_served):
+        open_rows = np.setdiff1d(np.arange(tiny_served.n_items), person.past.items)
+        every = in_retrieval_order(
+            tiny_served, person, retrieve(tiny_served, person, Ask(40, 1.7e9)), Ask(40, 1.7e9)
+        )
+        allowed = open_rows[::3].astype(np.int32)
+        slate = recommend(tiny_served, person, Ask(k=40, now_s=1.7e9, allowed=allowed))
+        rows = [row_of(tiny_served, slot.item_id) for slot in slate.slots]
+        assert sorted(rows) == allowed.tolist()[:40]
+        assert every.n_candidates <= 20
+
+
+def test_nothing_is_shown_of_an_empty_allowed_list(tiny_served: Served) -> None:
+    nobody, somebody = tiny_served.anonymous, people(tiny_served)[0]
+    for person in (nobody, somebody):
+        ask = Ask(k=10, now_s=1.7e9, allowed=np.empty(0, np.int32))
+        assert recommend(tiny_served, person, ask).slots == ()
 
 
 def test_someone_who_has_touched_everything_gets_an_empty_slate(tiny_served: Served) -> None:
     n = tiny_served.n_items
     past = Past(np.arange(n, dtype=np.int32), np.full(n, 3, np.float32), np.arange(n) + 1.7e9)
     person = replace(people(tiny_served)[0], past=past)
-    slate = recommend(tiny_served, person, k=10, now_s=person.last_time_s)
+    slate = recommend(tiny_served, person, Ask(k=10, now_s=person.last_time_s))
     assert (slate.slots, slate.n_candidates) == ((), 0)
-    assert len(slate.removed.rows) == n
+    assert slate.n_removed(SEEN) == n
 
 
 # Order
@@ -196,12 +249,10 @@ def test_scores_that_are_not_finite_come_last_and_are_counted(tiny_served: Serve
         return outputs
 
     person = people(tiny_served)[0]
-    view = view_of(tiny_served, person)
-    kept, _ = eligible(propose(tiny_served, person, view), person.past)
-    ranked = merge(tiny_served, kept, view)
+    ranked = retrieve(tiny_served, person, Ask(k=20, now_s=1.7e9)).candidates
     changed: dict[str, Any] = {"ranker": broken}
     served = replace(tiny_served, **changed)
-    slate = recommend(served, person, k=20, now_s=person.last_time_s)
+    slate = recommend(served, person, Ask(k=20, now_s=person.last_time_s))
     assert slate.n_non_finite == 3
     last = [row_of(tiny_served, slot.item_id) for slot in slate.slots[-3:]]
     assert last == sorted(ranked.rows[:3].tolist())
@@ -209,7 +260,7 @@ def test_scores_that_are_not_finite_come_last_and_are_counted(tiny_served: Serve
 
 def test_features_that_are_not_known_are_counted_and_named(tiny_served: Served) -> None:
     person = people(tiny_served)[0]
-    slate = recommend(tiny_served, person, k=20, now_s=person.last_time_s)
+    slate = recommend(tiny_served, person, Ask(k=20, now_s=person.last_time_s))
     n_all = slate.n_unknown.get("item.tags", 0)
     shown = [row_of(tiny_served, slot.item_id) for slot in slate.slots[:3]]
     bag = tiny_served.space.item_bag
@@ -223,7 +274,7 @@ def test_features_that_are_not_known_are_counted_and_named(tiny_served: Served) 
     served = replace(tiny_served, space=replace(tiny_served.space, item_bag=Bag(ids, weights)))
     job = tiny_served.user_map.columns[0]
     nobody = Bag(np.array([[job.offset]], np.int32), np.ones((1, 1), np.float32))
-    again = recommend(served, replace(person, bag=nobody), k=20, now_s=person.last_time_s)
+    again = recommend(served, replace(person, bag=nobody), Ask(k=20, now_s=person.last_time_s))
     assert again.n_unknown["user.job"] == 1
     assert again.n_unknown["item.tags"] == n_all + 3
     assert len(again.slots) == len(slate.slots)
@@ -238,7 +289,7 @@ def test_someone_without_a_past_gets_what_most_people_touched(
     tiny_served: Served, user_id: str
 ) -> None:
     person = tiny_served.person(user_id)
-    slate = recommend(tiny_served, person, k=40, now_s=float("nan"))
+    slate = recommend(tiny_served, person, Ask(k=40, now_s=float("nan")))
     counts = tiny_served.n_people
     rows = [row_of(tiny_served, slot.item_id) for slot in slate.slots]
     assert rows == sorted(np.flatnonzero(counts), key=lambda row: (-counts[row], row))[:20]
@@ -247,4 +298,30 @@ def test_someone_without_a_past_gets_what_most_people_touched(
     # 58 people have a past.
     assert [slot.value for slot in slate.slots] == pytest.approx(counts[rows] / 58)
     assert all(0 <= slot.p_like <= 1 and 1 <= slot.rating <= 5 for slot in slate.slots)
-    assert len(slate.removed.rows) == 0
+    assert removed_rows(slate) == set()
+
+
+def test_the_latest_list_is_by_the_day_an_item_came(tiny_served: Served) -> None:
+    ask = Ask(k=10, now_s=1.7e9, everybodys=LATEST)
+    nobody = tiny_served.anonymous
+    slate = in_retrieval_order(tiny_served, nobody, retrieve(tiny_served, nobody, ask), ask)
+    born = [tiny_served.born_s[row_of(tiny_served, slot.item_id)] for slot in slate.slots]
+    assert born == sorted(tiny_served.born_s[~np.isnan(tiny_served.born_s)])[::-1][:10]
+    assert {slot.source for slot in slate.slots} == {LATEST}
+    day = np.datetime64(int(born[0]), "s").astype("datetime64[D]")
+    assert slate.slots[0].reason == f"new: since {day}"
+
+
+def test_without_the_ranker_the_order_is_that_of_stage_one(tiny_served: Served) -> None:
+    for person in people(tiny_served):
+        ask = Ask(k=10, now_s=1.7e9)
+        retrieved = retrieve(tiny_served, person, ask)
+        slate = in_retrieval_order(tiny_served, person, retrieved, ask)
+        rows = [row_of(tiny_served, slot.item_id) for slot in slate.slots]
+        assert rows == retrieved.candidates.rows[:10].tolist()
+        assert [slot.value for slot in slate.slots] == retrieved.candidates.tower[:10].tolist()
+        assert {slot.p_engaged for slot in slate.slots} == {None}
+        # What it says of a slot is what the ranked list says of the same item.
+        ranked = recommend(tiny_served, person, replace(ask, k=20))
+        reasons = {slot.item_id: slot.reason for slot in ranked.slots}
+        assert all(reasons[slot.item_id] == slot.reason for slot in slate.slots)

@@ -18,7 +18,7 @@ from candidfeed.data.load import load_dataset
 from candidfeed.data.splits import make_split
 from candidfeed.data.tables import Dataset
 from candidfeed.errors import ReleaseError
-from candidfeed.feed.pipeline import recommend
+from candidfeed.feed.pipeline import Ask, recommend
 from candidfeed.feed.served import Neighbours, Served
 from candidfeed.release import bundle
 from candidfeed.release.bundle import encode, read_release
@@ -84,7 +84,7 @@ def test_a_release_of_a_log_without_ratings_and_times_serves(tmp_path: Path) -> 
     served = read_release(written(export_pair(dataset, pair), tmp_path / "r"))
     person = served.person("7")
     assert (person.user_id, len(person.past)) == (7, 7)
-    slate = recommend(served, person, k=10, now_s=person.last_time_s)
+    slate = recommend(served, person, Ask(k=10, now_s=person.last_time_s))
     assert len(slate.slots) == 10
     assert not {slot.item_id for slot in slate.slots} & set(lines[7][:7].tolist())
     assert {(slot.p_like, slot.rating) for slot in slate.slots} == {(None, None)}
@@ -122,7 +122,7 @@ def test_a_release_of_a_large_catalogue_carries_an_index_that_is_mapped(
     for row in range(0, 58, 7):
         person = found.person(found.users.id_of(row))
         slates = [
-            recommend(served, person, k=10, now_s=person.last_time_s)
+            recommend(served, person, Ask(k=10, now_s=person.last_time_s))
             for served in (found, tiny_with_lists)
         ]
         assert slates[0].slots == slates[1].slots
@@ -228,11 +228,11 @@ def test_it_is_read_and_asked_without_training_code(tiny_release: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from candidfeed.feed.pipeline import recommend
+from candidfeed.feed.pipeline import Ask, recommend
 from candidfeed.release.bundle import read_release
 served = read_release(Path(sys.argv[1]))
 person = served.person(served.users.id_of(0))
-assert recommend(served, person, k=5, now_s=person.last_time_s).slots
+assert recommend(served, person, Ask(k=5, now_s=person.last_time_s)).slots
 print(*{name.partition('.')[0] for name in sys.modules})
 """
     command = [sys.executable, "-W", "error", "-c", script, str(tiny_release)]

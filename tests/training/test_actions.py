@@ -14,7 +14,7 @@ from candidfeed.data.synthetic.files import write_world
 from candidfeed.data.synthetic.settings import WorldSettings
 from candidfeed.data.tables import Dataset
 from candidfeed.errors import ConfigError, DataError
-from candidfeed.feed.pipeline import recommend
+from candidfeed.feed.pipeline import Ask, recommend
 from candidfeed.ranking.inputs import DENSE_FEATURES, ranker_inputs
 from candidfeed.release.bundle import encode, read_release
 from candidfeed.release.export import export_pair
@@ -144,10 +144,12 @@ def test_a_release_says_what_the_keras_model_says_and_shows_each_head(
     again = read_release(tmp_path / "release")
     user_id = world.users["user_id"][3]
     person = again.person(user_id)
-    slate = recommend(again, person, k=5, now_s=person.last_time_s)
+    slate = recommend(again, person, Ask(k=5, now_s=person.last_time_s))
     assert [slot.item_id for slot in slate.slots] == [
         slot.item_id
-        for slot in recommend(served, served.person(user_id), k=5, now_s=person.last_time_s).slots
+        for slot in recommend(
+            served, served.person(user_id), Ask(k=5, now_s=person.last_time_s)
+        ).slots
     ]
     first = slate.slots[0]
     weights = again.settings.value_weights
@@ -187,7 +189,7 @@ def test_a_count_is_released_as_it_is_and_may_have_a_weight(
     assert pair.calibration["click"].method == "as is"
     served = export_pair(dataset, pair)
     person = served.person(world.users["user_id"][3])
-    slate = recommend(served, person, k=3, now_s=person.last_time_s)
+    slate = recommend(served, person, Ask(k=3, now_s=person.last_time_s))
     for slot in slate.slots:
         assert slot.value == pytest.approx(slot.actions["click"], rel=1e-5)
 
@@ -196,7 +198,7 @@ def test_a_person_of_whom_nothing_is_known_gets_the_items_own_rates(
     world: Dataset, pair: TwoStage
 ) -> None:
     served = export_pair(world, pair)
-    slate = recommend(served, served.person("nobody"), k=3, now_s=float("nan"))
+    slate = recommend(served, served.person("nobody"), Ask(k=3, now_s=float("nan")))
     for slot in slate.slots:
         assert 0.0 < slot.actions["click"] < 1.0
 

@@ -18,6 +18,8 @@ from candidfeed.cli import (
     load,
     recommend,
     reference,
+    rollback,
+    serve,
     synth,
     tune,
 )
@@ -37,6 +39,8 @@ app.command()(reference.reference)
 app.command()(build.build)
 app.command()(compare.compare)
 app.command()(recommend.recommend)
+app.command()(serve.serve)
+app.command()(rollback.rollback)
 app.command()(synth.synth)
 app.command()(load.load)
 

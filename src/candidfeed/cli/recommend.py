@@ -15,8 +15,8 @@ from rich.text import Text
 from candidfeed.cli.output import console, notes, write_json
 
 if TYPE_CHECKING:
-    from candidfeed.feed.pipeline import Slate
     from candidfeed.feed.served import Person, Served
+    from candidfeed.feed.slate import Slate
 
 # In cells of the terminal.
 _LONGEST_ID, _LONGEST_TITLE, _LONGEST_REASON, _LONGEST_LABEL = 40, 60, 110, 8
@@ -45,6 +45,7 @@ def recommend(
     """Print the list for one user: titles, scores and a one-line reason each."""
     asked_s = None if now is None else _seconds(now)
 
+    from candidfeed.feed.pipeline import Ask
     from candidfeed.feed.pipeline import recommend as make_slate
     from candidfeed.release.bundle import read_release
 
@@ -56,7 +57,7 @@ def recommend(
     now_s = person.last_time_s if asked_s is None else asked_s
     if len(person.past):
         served.compile(quickly=True)
-    slate = make_slate(served, person, k=k, now_s=now_s)
+    slate = make_slate(served, person, Ask(k=k, now_s=now_s))
     _print_slate(served, slate, k, now_s)
     if json is not None:
         write_json(json, _to_json(served, slate, now_s))
@@ -121,7 +122,7 @@ def _table(slate: "Slate") -> Table:
 
 
 def _remarks(served: "Served", slate: "Slate") -> list[str]:
-    n_seen, n_removed = len(slate.person.past), len(slate.removed.rows)
+    n_seen, n_removed = len(slate.person.past), slate.n_removed("seen")
     did = "rated" if served.has_ratings else "chosen"
     lines = [f"Ranked: {slate.n_candidates:,} of {served.n_items:,} items."]
     if n_seen:
@@ -155,7 +156,7 @@ def _to_json(served: "Served", slate: "Slate", now_s: float) -> dict[str, object
         "known": person.row < len(served.users),
         "now": None if math.isnan(now_s) else datetime.fromtimestamp(now_s, UTC).isoformat(),
         "n_seen": len(person.past),
-        "n_seen_removed": len(slate.removed.rows),
+        "n_seen_removed": slate.n_removed("seen"),
         "n_candidates": slate.n_candidates,
         "n_non_finite": slate.n_non_finite,
         "n_unknown": dict(slate.n_unknown),

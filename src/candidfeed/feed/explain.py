@@ -30,6 +30,12 @@ def popular_reasons(served: Served, rows: Rows) -> list[str]:
     return [f"popular: {n:,} {'person' if n == 1 else 'people'} {did}" for n in counts]
 
 
+def latest_reasons(served: Served, rows: Rows) -> list[str]:
+    """The day on which each item came."""
+    days = np.datetime_as_string(served.born_s[rows].astype("datetime64[s]"), unit="D")
+    return [f"new: since {day}" for day in days.tolist()]
+
+
 def strongest(served: Served, person: Person, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Per candidate: the place in the past that adds most to its neighbour score, and how much.
 

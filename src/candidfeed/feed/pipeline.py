@@ -1,157 +1,130 @@
 """THE ONLINE SPINE: a person and a release go in, an explained slate comes out.
 
-Nothing here reads a clock, a file or a random number: one release, person and `now` give one slate.
+Nothing here reads a clock, a file or a random number: one release, person and `Ask` give one slate.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from candidfeed.data.features import Bag
-from candidfeed.feed.explain import history_reasons, popular_reasons
+from candidfeed.feed.eligibility import SEEN, Rule, among, eligible
+from candidfeed.feed.explain import history_reasons, latest_reasons, popular_reasons
 from candidfeed.feed.scoring import Heads, View, popular_heads, ranked_heads, tower_scores, view_of
-from candidfeed.feed.served import Floats, Past, Person, Rows, Served
+from candidfeed.feed.served import Floats, Person, Rows, Served
+from candidfeed.feed.slate import Candidates, Proposed, Retrieved, Selected, Slate, Slot
 from candidfeed.ranking.calibration import weighted_sum
 from candidfeed.retrieval.merge import NEIGHBOURS, SOURCES, TOWER, TRENDING, merge_by_quota
 from candidfeed.retrieval.top_k import best_columns
 
-# For a person without a past: what most people touched, ever.
-POPULAR = "popular"
+# Lists that are the same for everybody: what most people touched, ever; what came last.
+POPULAR: Final = "popular"
+LATEST: Final = "latest"
+Everybodys: TypeAlias = Literal["popular", "latest"]
 # That list is ordered by its one signal: how many people touched an item.
 _POPULAR_WEIGHTS = {"engaged": 1.0}
 
 
 @dataclass(frozen=True)
-class Proposed:
-    """Items that one source proposes, best first, each once; int32 [n]."""
-
-    source: str
-    rows: Rows
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Items that are to be ranked, best of stage one first, each once.
+class Ask:
+    """What is asked for, beside for whom.
 
     Attributes:
-        rows: int32 [c].
-        sources: which source brought each.
-        tower, neighbour: scores of stage one and of the neighbour model, float32 [c]; 0 for a
-            person without a past.
+        k: slots; fewer are answered where fewer items are left.
+        now_s: seconds since 1970 UTC for which is asked; NaN if unknown.
+        rules: what may not be shown, beside what the person has touched.
+        allowed: the only rows that may be shown, int32 [n]; None: all.
+        everybodys: the list for a person without a past.
     """
 
-    rows: Rows
-    sources: tuple[str, ...]
-    tower: Floats
-    neighbour: Floats
-
-    def take(self, places: NDArray[np.integer]) -> "Candidates":
-        sources = tuple(self.sources[place] for place in places)
-        return Candidates(self.rows[places], sources, self.tower[places], self.neighbour[places])
+    k: int
+    now_s: float
+    rules: tuple[Rule, ...] = ()
+    allowed: Rows | None = None
+    everybodys: Everybodys = POPULAR
 
 
-@dataclass(frozen=True)
-class Removed:
-    """Proposed items that may not be shown."""
-
-    reason: str
-    rows: Rows
+def recommend(served: Served, person: Person, ask: Ask) -> Slate:
+    """The k best items that the person has not touched; fewer where fewer are left."""
+    return rank(served, person, retrieve(served, person, ask), ask)
 
 
-@dataclass(frozen=True)
-class Selected:
-    """Places among the candidates, int64: those shown, best first, and those next in order."""
-
-    picked: NDArray[np.int64]
-    reserve: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One place of the slate, from 1; without ratings in the log `p_like` and `rating` are None.
-
-    Attributes:
-        actions: by label, what is expected of it at the first place of a slate.
-    """
-
-    position: int
-    item_id: int | str
-    title: str
-    value: float
-    p_engaged: float
-    p_like: float | None
-    rating: float | None
-    source: str
-    reason: str
-    actions: Mapping[str, float] = field(default_factory=dict)
+def retrieve(served: Served, person: Person, ask: Ask) -> Retrieved:
+    """Stage one, and what may be shown of it."""
+    view = view_of(served, person)
+    rules = (among(SEEN, person.past.items), *ask.rules)
+    proposed = propose(served, view, ask, n_more=sum(rule.at_most for rule in rules))
+    kept, removed = eligible(proposed, rules)
+    n_proposed = {one.source: len(one.rows) for one in proposed}
+    return Retrieved(merge(served, kept, view), removed, n_proposed)
 
 
-@dataclass(frozen=True)
-class Slate:
-    """The ordered answer.
-
-    Attributes:
-        removed: what was proposed and may not be shown.
-        n_candidates: items that were ranked.
-        n_non_finite: of these, those whose value was NaN or infinite; they come last.
-        n_unknown: by feature that was read (`user.NAME`, `item.NAME`), for how many of the users
-            or items no known value was at hand, so that the column's default was taken; features
-            that were known for all are left out.
-    """
-
-    person: Person
-    slots: tuple[Slot, ...]
-    removed: Removed
-    n_candidates: int
-    n_non_finite: int
-    n_unknown: Mapping[str, int]
+def rank(served: Served, person: Person, retrieved: Retrieved, ask: Ask) -> Slate:
+    """Stage two on what stage one hands on."""
+    candidates = retrieved.candidates
+    heads = score(served, person, candidates, now_s=ask.now_s)
+    values = value(heads, weights_of(served, person))
+    selected = select(values, candidates.rows, ask.k)
+    slots = _slots(served, person, candidates.take(selected.picked), values[selected.picked])
+    return Slate(
+        person=person,
+        slots=_with_heads(served, slots, heads, selected),
+        retrieved=retrieved,
+        n_non_finite=int((~np.isfinite(values)).sum()),
+        n_unknown=unknown_features(served, person, candidates.rows),
+    )
 
 
-def recommend(served: Served, person: Person, *, k: int, now_s: float) -> Slate:
-    """The k best items that the person has not touched; fewer where fewer are left.
+def in_retrieval_order(served: Served, person: Person, retrieved: Retrieved, ask: Ask) -> Slate:
+    """The slate without stage two: in the order of stage one, or of the list for everybody."""
+    candidates = retrieved.candidates
+    values = first_values(served, person, candidates, ask)
+    picked = select(values, candidates.rows, ask.k).picked
+    slots = _slots(served, person, candidates.take(picked), values[picked])
+    return Slate(person, slots, retrieved, int((~np.isfinite(values)).sum()), {})
+
+
+def first_values(
+    served: Served, person: Person, candidates: Candidates, ask: Ask
+) -> NDArray[np.floating]:
+    """What stage one orders by, [c]: inner products, how many people, or when an item came."""
+    if len(person.past):
+        return candidates.tower
+    known = served.n_people if ask.everybodys == POPULAR else served.born_s
+    return known[candidates.rows].astype(np.float64)
+
+
+def propose(served: Served, view: View | None, ask: Ask, *, n_more: int) -> tuple[Proposed, ...]:
+    """Stage one: every source's best, or for a person without a past everybody's list.
 
     Args:
-        now_s: seconds since 1970 UTC for which is asked; NaN if unknown.
+        n_more: how many of them may not be shown; so many more are proposed.
     """
-    view = view_of(served, person)
-    kept, removed = eligible(propose(served, person, view), person.past)
-    candidates = merge(served, kept, view)
-    heads = score(served, person, candidates, now_s=now_s)
-    values = value(heads, weights_of(served, person))
-    selected = select(values, candidates.rows, k)
-    slots = _slots(served, person, candidates, heads, values, selected.picked)
-    n_non_finite = int((~np.isfinite(values)).sum())
-    n_unknown = unknown_features(served, person, candidates.rows)
-    return Slate(person, slots, removed, len(candidates.rows), n_non_finite, n_unknown)
-
-
-def propose(served: Served, person: Person, view: View | None) -> tuple[Proposed, ...]:
-    """Stage one: every source's best, or for a person without a past what most people touched.
-
-    As many more than `n_candidates` as the person has touched, so that enough are left.
-    """
-    n = served.settings.n_candidates + len(person.past)
+    n, allowed = served.settings.n_candidates + n_more, ask.allowed
     if view is None:
-        return (Proposed(POPULAR, served.by_popularity[:n]),)
+        rows = served.by_popularity if ask.everybodys == POPULAR else served.by_age
+        return (Proposed(ask.everybodys, _of_allowed(rows, allowed)[:n]),)
     best = {
-        TOWER: lambda: served.index.search(view.vector, n).rows,
-        NEIGHBOURS: lambda: best_columns(view.neighbours[None], n)[0].astype(np.int32),
-        TRENDING: lambda: served.trending[:n],
+        TOWER: lambda: served.index.search(view.vector, n, allow=allowed).rows,
+        NEIGHBOURS: lambda: _best_neighbours(view, n, allowed),
+        TRENDING: lambda: _of_allowed(served.trending, allowed)[:n],
     }
     asked = [source for source in SOURCES if served.settings.quotas[source] > 0]
     return tuple(Proposed(source, best[source]()) for source in asked)
 
 
-def eligible(proposed: tuple[Proposed, ...], past: Past) -> tuple[tuple[Proposed, ...], Removed]:
-    """What may be shown, in the order it came, and what may not: items touched before."""
-    kept, seen = [], []
-    for one in proposed:
-        is_seen = np.isin(one.rows, past.items)
-        kept.append(Proposed(one.source, one.rows[~is_seen]))
-        seen.append(one.rows[is_seen])
-    return tuple(kept), Removed("seen", np.unique(np.concatenate(seen)))
+def _of_allowed(rows: Rows, allowed: Rows | None) -> Rows:
+    return rows if allowed is None else rows[np.isin(rows, allowed)]
+
+
+def _best_neighbours(view: View, n: int, allowed: Rows | None) -> Rows:
+    if allowed is None:
+        return best_columns(view.neighbours[None], n)[0].astype(np.int32)
+    rows = np.unique(allowed)
+    return rows[best_columns(view.neighbours[None, rows], n)[0]]
 
 
 def merge(served: Served, kept: tuple[Proposed, ...], view: View | None) -> Candidates:
@@ -195,7 +168,7 @@ def value(heads: Heads, weights: Mapping[str, float]) -> Floats:
         return weighted_sum(heads.by_name, weights)
 
 
-def select(values: Floats, rows: Rows, k: int) -> Selected:
+def select(values: NDArray[np.floating], rows: Rows, k: int) -> Selected:
     """The k largest values; equal ones by lower row, those that are not finite last."""
     finite = np.isfinite(values)
     order = np.lexsort((rows, -np.where(finite, values, 0.0), ~finite))
@@ -214,33 +187,36 @@ def unknown_features(served: Served, person: Person, rows: Rows) -> dict[str, in
     return {f"{side}.{name}": n for side, found in sides.items() for name, n in found.items()}
 
 
-def _slots(
-    served: Served,
-    person: Person,
-    candidates: Candidates,
-    heads: Heads,
-    values: Floats,
-    picked: NDArray[np.int64],
-) -> tuple[Slot, ...]:
-    chosen = candidates.take(picked)
+def _slots(served: Served, person: Person, chosen: Candidates, values: Floats) -> tuple[Slot, ...]:
+    """The slots without what the ranker says."""
     rows = chosen.rows
-    of_past = bool(len(person.past))
-    reasons = history_reasons(served, person, rows) if of_past else popular_reasons(served, rows)
+    if len(person.past):
+        reasons = history_reasons(served, person, rows)
+    elif LATEST in chosen.sources:
+        reasons = latest_reasons(served, rows)
+    else:
+        reasons = popular_reasons(served, rows)
     # Column by column: a row of the whole table costs milliseconds among a million items.
     item_ids, titles = (served.items[name].gather(rows).to_list() for name in ("item_id", "title"))
+    return tuple(
+        Slot(position, item_id, title, float(value), None, None, None, source, reason)
+        for position, (item_id, title, value, source, reason) in enumerate(
+            zip(item_ids, titles, values, chosen.sources, reasons, strict=True), start=1
+        )
+    )
+
+
+def _with_heads(
+    served: Served, slots: tuple[Slot, ...], heads: Heads, selected: Selected
+) -> tuple[Slot, ...]:
     rated = served.has_ratings
     return tuple(
-        Slot(
-            position=position,
-            item_id=item_ids[position - 1],
-            title=titles[position - 1],
-            value=float(values[place]),
+        replace(
+            slot,
             p_engaged=float(heads.p_engaged[place]),
             p_like=float(heads.p_like[place]) if rated else None,
             rating=float(heads.rating[place]) if rated else None,
-            source=chosen.sources[position - 1],
-            reason=reason,
             actions={name: float(one[place]) for name, one in heads.actions.items()},
         )
-        for position, (place, reason) in enumerate(zip(picked, reasons, strict=True), start=1)
+        for slot, place in zip(slots, selected.picked, strict=True)
     )

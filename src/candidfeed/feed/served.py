@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeGuard
 
@@ -46,6 +46,7 @@ class FeedSettings:
         tower_width, ranker_width: events of a history that `tower` and `ranker_user` take.
         tower_reads_vectors: whether the tower's function takes the vectors of a history's items
             beside their rows, instead of holding those of all items once more.
+        positive_kinds: events of these kinds are a past; of any kind where it is empty.
     """
 
     dataset: str
@@ -56,6 +57,7 @@ class FeedSettings:
     tower_width: int
     ranker_width: int
     tower_reads_vectors: bool = False
+    positive_kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,16 @@ class Past:
         items[0, :n], values[0, :n] = self.items[last], self.values[last]
         times_s[0, :n] = self.times_s[last]
         return PaddedHistories(items, values, times_s, np.array([n], np.int32), n_items)
+
+    def then(self, later: "Past") -> "Past":
+        """Both, oldest first; an item of both counts once, its last time."""
+        items = np.concatenate([self.items, later.items])
+        times_s = np.concatenate([self.times_s, later.times_s])
+        values = np.concatenate([self.values, later.values])
+        order = np.argsort(np.where(np.isnan(times_s), -np.inf, times_s), kind="stable")
+        _, last_from_end = np.unique(items[order][::-1], return_index=True)
+        kept = order[np.sort(len(order) - 1 - last_from_end)]
+        return Past(items[kept], values[kept], times_s[kept])
 
     def without(self, item: int) -> "Past":
         """The same as if the user had never touched this item."""
@@ -215,6 +227,10 @@ class Served:
     def n_items(self) -> int:
         return len(self.items)
 
+    @cached_property
+    def item_ids(self) -> Vocabulary:
+        return Vocabulary(self.items["item_id"])
+
     @property
     def item_vectors(self) -> Floats:
         """As they were built, float32 [n_items, dim]."""
@@ -235,6 +251,26 @@ class Served:
         """Items that anybody touched, those that most people did first; ties by row."""
         order = np.lexsort((np.arange(self.n_items), -self.n_people))
         return order[: np.count_nonzero(self.n_people)].astype(np.int32)
+
+    @cached_property
+    def born_s(self) -> NDArray[np.float64]:
+        """When each item came, seconds since 1970 UTC, float64 [n_items]; NaN if unknown.
+
+        Its first column of times says so, such as a date of release; where it has none, its first
+        event.
+        """
+        for name, dtype in self.items.schema.items():
+            if dtype == pl.Datetime:
+                return self.items[name].dt.epoch("ms").cast(pl.Float64).to_numpy() / 1e3
+        first = np.full(self.n_items, np.inf)
+        np.minimum.at(first, self.pasts.items, self.pasts.times_s)
+        return np.where(np.isfinite(first), first, np.nan)
+
+    @cached_property
+    def by_age(self) -> Rows:
+        """Items whose time is known, the latest first; ties by row."""
+        order = np.lexsort((np.arange(self.n_items), -self.born_s))
+        return order[: np.count_nonzero(~np.isnan(self.born_s))].astype(np.int32)
 
     @cached_property
     def share_liked(self) -> NDArray[np.float64]:
@@ -262,6 +298,11 @@ class Served:
             ]:
                 one.result()
 
+    @cached_property
+    def anonymous(self) -> Person:
+        """Somebody of whom nothing is known."""
+        return Person("", len(self.users), _no_features(self.user_bag), _NO_PAST)
+
     def person(self, user_id: UserId) -> Person:
         """Who this is; an id that the release does not know makes a person without a past.
 
@@ -269,7 +310,7 @@ class Served:
         """
         row = int(self.users.rows([user_id])[0])
         if row == UNKNOWN:
-            return Person(user_id, len(self.users), _no_features(self.user_bag), _NO_PAST)
+            return replace(self.anonymous, user_id=user_id)
         bag = Bag(self.user_bag.ids[[row]], self.user_bag.weights[[row]])
         return Person(self.users.id_of(row), row, bag, self.pasts.of_user(row))
 

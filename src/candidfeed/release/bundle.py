@@ -151,7 +151,7 @@ def _decode(folder: Path, *, release_id: str) -> Served:
     )
     return Served(
         release_id=release_id,
-        settings=FeedSettings(**config["settings"]),
+        settings=_settings(config["settings"]),
         users=Vocabulary(_table(folder / "users.parquet")["user_id"]),
         user_map=FeatureMap.from_json(maps["users"]),
         item_map=FeatureMap.from_json(maps["items"]),
@@ -169,6 +169,12 @@ def _decode(folder: Path, *, release_id: str) -> Served:
             name: Calibrator.from_json(one) for name, one in config["calibration"].items()
         },
     )
+
+
+def _settings(fixed: dict[str, Any]) -> FeedSettings:
+    # JSON has no tuples; a release of an older version names no kinds.
+    kinds = tuple(fixed.get("positive_kinds", ()))
+    return FeedSettings(**{**fixed, "positive_kinds": kinds})
 
 
 def _of_actions(space: ActionSpace) -> Arrays:

@@ -205,6 +205,7 @@ def _settings(dataset: Dataset, pair: TwoStage, pasts: Pasts) -> FeedSettings:
         ranker_width=_rounded_up(min(longest, MAX_RANKER_HISTORY)),
         # A user of the history tower is made of items' vectors; another tower's of its own tables.
         tower_reads_vectors=isinstance(pair.tower, FittedLarge),
+        positive_kinds=dataset.positive_kinds,
     )
 
 

@@ -105,7 +105,7 @@ def read_directory(target: Path) -> OpenedDirectory:
             plain file, or the release is of a format that this version can't read.
     """
     target = Path(target)
-    try:
+    with _reading(target):
         pointer = _read_pointer(target)
         while True:
             try:
@@ -116,9 +116,47 @@ def read_directory(target: Path) -> OpenedDirectory:
                 if now_in_force == pointer:
                     raise
                 pointer = now_in_force
-    except OSError as error:
-        place = error.filename or target
-        raise ReleaseError(f"{place}: can't be read: {error.strerror or error}") from error
+
+
+def pointer_of(target: Path) -> bytes:
+    """What the pointer holds: it differs from before when another release is in force.
+
+    Raises:
+        ReleaseError: there is no release.
+    """
+    with _reading(target):
+        return _read_pointer(target).encode()
+
+
+def roll_back(target: Path) -> OpenedDirectory:
+    """Put the generation before the one in force, and what it was built from, in force again.
+
+    Raises:
+        ReleaseError: there is none before, it is not what was built, or a build is at work.
+    """
+    target = Path(target)
+    with _reading(target):
+        in_force = _read_pointer(target).release_id
+    with _only_builder(target):
+        older = [
+            one
+            for one in _generations(target)
+            if one.name != in_force and _number(one) < _number(target / in_force)
+        ]
+        if not older:
+            raise ReleaseError(
+                f"{target}: no release before {in_force} is kept; the next build keeps this one"
+            )
+        before = max(older, key=_number)
+        with _reading(target):
+            sealed = hashlib.sha256(_plain_file(before / MANIFEST).read_bytes()).hexdigest()
+            pointer = Pointer(before.name, sealed)
+            if before.name != release_id(_number(before), sealed):
+                raise ReleaseError(f"{before / MANIFEST}: is not what was built; {CHANGED}")
+            opened = _open_generation(target, pointer)
+        with _reported(target, "putting the release before in force"):
+            replace_file(target / POINTER, pointer.encode())
+    return opened
 
 
 @contextmanager
@@ -334,6 +372,15 @@ def _reported(target: Path, doing: str) -> Iterator[None]:
 
 
 # Reading
+
+
+@contextmanager
+def _reading(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or target
+        raise ReleaseError(f"{place}: can't be read: {error.strerror or error}") from error
 
 
 def _read_pointer(target: Path) -> Pointer:

@@ -1,1 +1,1 @@
-"""The feed over HTTP: what answers, and what asks in order to measure it."""
+"""The feed service: events in, feed out."""

@@ -1,0 +1,106 @@
+"""`candidfeed serve`: the feed service."""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from candidfeed.cli.output import console, notes, require_writable
+from candidfeed.errors import ConfigError
+
+
+def serve(
+    releases: Annotated[
+        Path, typer.Argument(help="Folder of releases, as `candidfeed build` writes it.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine's need keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 8000,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="A SQLite file or postgresql://…; without it store.db in the folder "
+            "RELEASES-state beside the releases."
+        ),
+    ] = None,
+    deadline_ms: Annotated[
+        float, typer.Option(min=1, help="After so long a feed is answered with what there is.")
+    ] = 150.0,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that make feeds.")] = 2,
+    waiting: Annotated[
+        int, typer.Option(min=1, help="Feeds that may wait; more are refused at once.")
+    ] = 32,
+    requests_per_s: Annotated[
+        float, typer.Option(min=0.001, help="That one API key may make, on average.")
+    ] = 2_000.0,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="Write the first API key to this file instead of printing it."),
+    ] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Ask nobody for a key; on this machine only.")
+    ] = False,
+) -> None:
+    """Serve feeds and take events over HTTP, until interrupted.
+
+    The release in force is loaded once; when another is put in force
+    (`candidfeed build` into the same folder, `candidfeed rollback`), it is
+    swapped without a failed request. At the first start an API key is made
+    and shown once. The description of all routes stands at /docs.
+    """
+    if no_auth and not _is_this_machine(host):
+        raise ConfigError(f"--no-auth: {host} can be reached from elsewhere; leave it out")
+    require_writable(files=[key_file])
+    where = store or str(_state_folder(releases) / "store.db")
+
+    from candidfeed.serving.server import bound, run
+    from candidfeed.serving.service import Service
+    from candidfeed.serving.settings import ServeSettings
+    from candidfeed.store.store import open_store
+
+    settings = ServeSettings(
+        deadline_ms=deadline_ms,
+        n_workers=workers,
+        n_waiting=waiting,
+        requests_per_s=requests_per_s,
+        burst=2 * requests_per_s,
+    )
+    listening = bound(host, port)
+    with Service.open(releases, open_store(where), settings, with_keys=not no_auth) as service:
+        _show_first_key(service.first_key(), key_file)
+        run(service, listening, _show_address)
+
+
+def _state_folder(releases: Path) -> Path:
+    whole = releases.resolve()
+    return whole.with_name(f"{whole.name}-state")
+
+
+def _is_this_machine(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _show_first_key(key: str | None, key_file: Path | None) -> None:
+    if key is None:
+        return
+    if key_file is None:
+        notes.print(f"First API key, shown this once: {key}", soft_wrap=True)
+        return
+    # Readable by its owner only, from the first moment.
+    descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"{key}\n")
+
+
+def _show_address(address: str) -> None:
+    console.print(
+        f"Ready: {address} (described at {address}/docs; stop with Ctrl-C)", soft_wrap=True
+    )

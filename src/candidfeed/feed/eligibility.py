@@ -1,0 +1,66 @@
+"""What may not be shown, and why."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candidfeed.feed.served import Rows
+from candidfeed.feed.slate import Proposed, Removed
+
+SEEN = "seen"
+DENIED = "denied"
+DELETED = "deleted"
+EXPIRED = "expired"
+BLOCKED = "blocked"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One reason for which items may not be shown.
+
+    Attributes:
+        bars: which of the rows int32 [n] it removes, bool [n].
+        at_most: how many items it may remove of what the index proposes: so many more are asked
+            for. 0 for a rule that the index knows of.
+    """
+
+    reason: str
+    bars: Callable[[Rows], NDArray[np.bool_]]
+    at_most: int
+
+
+def among(reason: str, rows: Rows) -> Rule:
+    """Bars these rows, in any order."""
+    barred = np.unique(rows)
+    return Rule(reason, lambda asked: _is_in(asked, barred), len(barred))
+
+
+def masked(reason: str, mask: NDArray[np.bool_]) -> Rule:
+    """Bars the rows where the mask, [n_items], is true; the index is told by itself."""
+    return Rule(reason, lambda asked: mask[asked], 0)
+
+
+def eligible(
+    proposed: Sequence[Proposed], rules: Sequence[Rule]
+) -> tuple[tuple[Proposed, ...], tuple[Removed, ...]]:
+    """What may be shown, in the order it came, and what may not, by the first rule that bars it."""
+    removed: dict[str, list[Rows]] = {rule.reason: [] for rule in rules}
+    kept = []
+    for one in proposed:
+        rows = one.rows
+        for rule in rules:
+            is_barred = rule.bars(rows)
+            removed[rule.reason].append(rows[is_barred])
+            rows = rows[~is_barred]
+        kept.append(Proposed(one.source, rows))
+    told = (Removed(why, np.unique(np.concatenate(rows))) for why, rows in removed.items() if rows)
+    return tuple(kept), tuple(told)
+
+
+def _is_in(asked: Rows, ascending: Rows) -> NDArray[np.bool_]:
+    if not len(ascending):
+        return np.zeros(len(asked), bool)
+    places = np.searchsorted(ascending, asked)
+    return ascending[np.minimum(places, len(ascending) - 1)] == asked

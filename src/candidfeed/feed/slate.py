@@ -1,0 +1,117 @@
+"""What goes from one stage of the feed to the next, and what is answered in the end."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candidfeed.feed.served import Floats, Person, Rows
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """Items that one source proposes, best first, each once; int32 [n]."""
+
+    source: str
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Proposed items that may not be shown, each once."""
+
+    reason: str
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Items that are to be ranked, best of stage one first, each once.
+
+    Attributes:
+        rows: int32 [c].
+        sources: which source brought each.
+        tower, neighbour: scores of stage one and of the neighbour model, float32 [c]; 0 for a
+            person without a past.
+    """
+
+    rows: Rows
+    sources: tuple[str, ...]
+    tower: Floats
+    neighbour: Floats
+
+    def take(self, places: NDArray[np.integer]) -> "Candidates":
+        sources = tuple(self.sources[place] for place in places)
+        return Candidates(self.rows[places], sources, self.tower[places], self.neighbour[places])
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """What stage one hands on.
+
+    Attributes:
+        removed: what was proposed and may not be shown, by reason.
+        n_proposed: by source, how many items it proposed.
+    """
+
+    candidates: Candidates
+    removed: tuple[Removed, ...]
+    n_proposed: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Places among the candidates, int64: those shown, best first, and those next in order."""
+
+    picked: NDArray[np.int64]
+    reserve: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place of the slate, from 1; without ratings in the log `p_like` and `rating` are None.
+
+    Attributes:
+        value: what the list is ordered by.
+        p_engaged: None, like all that the ranker says, where it was not asked.
+        actions: by label, what is expected of it at the first place of a slate.
+    """
+
+    position: int
+    item_id: int | str
+    title: str
+    value: float
+    p_engaged: float | None
+    p_like: float | None
+    rating: float | None
+    source: str
+    reason: str
+    actions: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Slate:
+    """The ordered answer.
+
+    Attributes:
+        retrieved: what the slots were taken from.
+        n_non_finite: candidates whose value was NaN or infinite; they come last.
+        n_unknown: by feature that was read (`user.NAME`, `item.NAME`), for how many of the users
+            or items no known value was at hand, so that the column's default was taken; features
+            that were known for all are left out.
+    """
+
+    person: Person
+    slots: tuple[Slot, ...]
+    retrieved: Retrieved
+    n_non_finite: int
+    n_unknown: Mapping[str, int]
+
+    @property
+    def n_candidates(self) -> int:
+        """Items that were ranked."""
+        return len(self.retrieved.candidates.rows)
+
+    def n_removed(self, reason: str) -> int:
+        return sum(len(one.rows) for one in self.retrieved.removed if one.reason == reason)

@@ -1,0 +1,158 @@
+"""Routes that answer: a feed, items like an item, and why a slot was shown."""
+
+import asyncio
+import json
+import time
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import FastAPI, Query, Request, Response
+
+from candidfeed.data.vocabulary import UNKNOWN
+from candidfeed.serving.http import (
+    Refusal,
+    allowed,
+    answered,
+    body_of,
+    declared,
+    not_ready,
+    of_user,
+    takes,
+)
+from candidfeed.serving.keys import Bearer
+from candidfeed.serving.live import LiveRelease
+from candidfeed.serving.service import Service
+from candidfeed.serving.wire import (
+    FeedAnswer,
+    FeedRequest,
+    Id,
+    Mode,
+    Similar,
+    SimilarAnswer,
+    WhyAnswer,
+    parse,
+)
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    refusals = (400, 401, 403, 413, 429, 503)
+
+    @app.post(
+        "/v1/feed",
+        **declared(FeedAnswer, *refusals),
+        openapi_extra=takes(FeedRequest),
+        tags=["feed"],
+    )
+    async def feed(request: Request) -> Response:
+        """The ordered slate for a user."""
+        bearer = allowed(service, request, "feed")
+        asked = parse(FeedRequest, await body_of(service, request))
+        return await _feed(service, bearer, asked)
+
+    @app.get("/v1/feed/{user_id}", **declared(FeedAnswer, *refusals), tags=["feed"])
+    async def feed_of_user(
+        request: Request,
+        user_id: Id,
+        limit: Annotated[int, Query(ge=1)] = 20,
+        mode: Mode = "personal",
+        debug: bool = False,
+    ) -> Response:
+        """The ordered slate for a user, with the rest of the request left out."""
+        bearer = allowed(service, request, "feed")
+        asked = FeedRequest(user_id=user_id, limit=limit, mode=mode, debug=debug)
+        return await _feed(service, bearer, asked)
+
+    @app.get(
+        "/v1/items/{item_id}/similar",
+        **declared(SimilarAnswer, 400, 401, 403, 404, 429, 503), tags=["feed"],
+    )  # fmt: skip
+    async def similar(
+        request: Request, item_id: Id, limit: Annotated[int, Query(ge=1, le=200)] = 20
+    ) -> Response:
+        """Items whose vectors point where this item's does."""
+        allowed(service, request, "feed")
+        live = _live(service)
+        return answered(
+            SimilarAnswer(release_id=live.release_id, items=_similar(live, item_id, limit))
+        )
+
+    @app.get(
+        "/v1/why/{request_id}/{position}",
+        **declared(WhyAnswer, 400, 401, 403, 404, 429, 503), tags=["feed"],
+    )  # fmt: skip
+    async def why(request: Request, request_id: Id, position: int) -> Response:
+        """Why a slot was shown, as it was answered then."""
+        bearer = allowed(service, request, "feed")
+        return answered(_why(service, bearer, request_id, position))
+
+
+async def _feed(service: Service, bearer: Bearer, asked: FeedRequest) -> Response:
+    of_user(bearer, asked.user_id)
+    _require_short(service, asked)
+    work = service.engine.work(asked, _live(service), now_s=time.time())
+    making = service.workers.start(lambda: service.engine.make(work))
+    await asyncio.wait([making], timeout=service.settings.deadline_ms / 1e3)
+    made = None if making.done() else service.engine.make_late(work)
+    # One of the two answers: where this one came too late, the other has just done it.
+    return answered(made or await making or b"")
+
+
+def _require_short(service: Service, asked: FeedRequest) -> None:
+    most = service.settings.max_ids
+    for name, ids in (
+        ("allow", asked.allow or []),
+        ("deny", asked.deny),
+        ("history", asked.history),
+    ):
+        if len(ids) > most:
+            raise Refusal(400, "too_many", f"{name}: expected at most {most} ids, came {len(ids)}")
+    if asked.limit > service.settings.max_limit:
+        told = f"limit: expected at most {service.settings.max_limit}, came {asked.limit}"
+        raise Refusal(400, "too_many", told)
+
+
+def _live(service: Service) -> LiveRelease:
+    if (live := service.releases.live) is None:
+        raise not_ready()
+    return live
+
+
+def _similar(live: LiveRelease, item_id: str, limit: int) -> list[Similar]:
+    row = int(live.rows_of([item_id])[0])
+    if row == UNKNOWN or live.changes.is_gone[row]:
+        raise Refusal(404, "unknown_item", f"item_id: {item_id!r} is not in this release")
+    vectors, vector = live.served.item_vectors, live.served.item_vectors[row]
+    # By inner product long vectors come first: more of them, then by the angle.
+    rows = live.served.index.search(vector, 8 * limit + 1, deny=np.array([row], np.int32)).rows
+    norms = np.linalg.norm(vectors[rows], axis=1) * np.linalg.norm(vector)
+    cosines = vectors[rows] @ vector / np.maximum(norms, np.finfo(np.float32).tiny)
+    best = np.argsort(-cosines, kind="stable")[:limit]
+    ids, titles = (
+        live.served.items[name].gather(rows[best]).to_list() for name in ("item_id", "title")
+    )
+    return [
+        Similar(item_id=one, title=title, score=float(score))
+        for one, title, score in zip(ids, titles, cosines[best], strict=True)
+    ]
+
+
+def _why(service: Service, bearer: Bearer, request_id: str, position: int) -> WhyAnswer:
+    record = service.store.slate(request_id)
+    # Whose it was is not told either.
+    if record is None or not bearer.may_ask_about(record.user_id):
+        raise Refusal(404, "unknown_request", f"request_id: {request_id!r} is not known")
+    logged: dict[str, Any] = json.loads(record.slots)
+    slots = logged["slots"]
+    if not 1 <= position <= len(slots):
+        told = f"position: expected 1 to {len(slots)}, came {position}"
+        raise Refusal(404, "unknown_position", told)
+    slot = slots[position - 1]
+    return WhyAnswer(
+        request_id=request_id,
+        release_id=record.release_id,
+        weights=logged["weights"],
+        **{
+            name: slot[name]
+            for name in ("position", "item_id", "score", "source", "reason", "heads")
+        },
+    )

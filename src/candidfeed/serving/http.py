@@ -1,0 +1,163 @@
+"""What all routes share: who asks, how much, the body, and how a refusal is told."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from fastapi import Request, Response
+from pydantic import BaseModel
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from candidfeed.serving import keys
+from candidfeed.serving.keys import ANYBODY, Bearer
+from candidfeed.serving.service import Service
+from candidfeed.serving.wire import ErrorAnswer, encoded
+
+JSON: Final = "application/json"
+_RETRY_S: Final = 1
+_TOLD: Final[Mapping[int, str]] = {
+    400: "The request can't be understood: what is wrong, what came, what to do.",
+    401: "No API key, or one that is not known or no longer.",
+    403: "The key is not for this, or not for this user.",
+    404: "Not known.",
+    413: "The body is too long.",
+    429: "This key asks too often.",
+    503: "Not now: too much waits, no release is loaded, or the store can't write.",
+}
+
+
+class Refusal(Exception):
+    """An answer that is not what was asked for."""
+
+    def __init__(
+        self, status: int, code: str, message: str, *, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+        self.retry_after_s = retry_after_s
+
+
+def problem(refusal: Refusal) -> Response:
+    headers = {}
+    if refusal.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if refusal.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(refusal.retry_after_s)))
+    told = {"error": {"code": refusal.code, "message": refusal.message}}
+    return Response(encoded(told), refusal.status, headers, JSON)
+
+
+def answered(answer: BaseModel | dict[str, Any] | bytes) -> Response:
+    return Response(answer if isinstance(answer, bytes) else encoded(answer), media_type=JSON)
+
+
+def declared(answer: type[BaseModel], *refusals: int) -> dict[str, Any]:
+    """Of a route: what it answers, for its description."""
+    told = {status: {"model": ErrorAnswer, "description": _TOLD[status]} for status in refusals}
+    return {"responses": {200: {"model": answer}, **told}}
+
+
+def takes(model: type[BaseModel] | None, *, schema: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Of a route that reads its body by itself: what it takes, for its description."""
+    reference = schema or {"$ref": f"#/components/schemas/{model.__name__}"}  # pyright: ignore[reportOptionalMemberAccess]
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": reference}}}}
+
+
+def allowed(service: Service, request: Request, scope: keys.Scope) -> Bearer:
+    """Who asks, if they may.
+
+    Raises:
+        Refusal: no key, a wrong one, or too many requests.
+    """
+    bearer = ANYBODY
+    if service.keys is not None:
+        kind, _, key = request.headers.get("authorization", "").partition(" ")
+        found = service.keys.find(key, now_s=time.time()) if kind.lower() == "bearer" else None
+        if found is None:
+            service.metrics.refused.labels("no_key").inc()
+            raise Refusal(401, "no_key", "send a valid API key: 'Authorization: Bearer KEY'")
+        if scope not in found.scopes:
+            service.metrics.refused.labels("scope").inc()
+            raise Refusal(403, "scope", f"the key {found.name!r} is not for {scope!r}")
+        bearer = found
+    wait_s = service.request_buckets.take(bearer.name, 1, now_s=time.monotonic())
+    if wait_s:
+        raise too_often(service, wait_s)
+    return bearer
+
+
+def too_often(service: Service, wait_s: float) -> Refusal:
+    service.metrics.refused.labels("rate").inc()
+    told = f"more than this key may ask for; try again in {wait_s:.1f} s"
+    return Refusal(429, "rate", told, retry_after_s=wait_s)
+
+
+def of_user(bearer: Bearer, user_id: str | None) -> None:
+    """
+    Raises:
+        Refusal: the key is for another user.
+    """
+    if not bearer.may_ask_about(user_id):
+        raise Refusal(403, "other_user", "the key is for another user")
+
+
+async def body_of(service: Service, request: Request) -> bytes:
+    """
+    Raises:
+        Refusal: it is longer than allowed; the rest of it is not read.
+    """
+    most = service.settings.max_body_bytes
+    told = request.headers.get("content-length", "0")
+    n, parts = 0, []
+    if not (told.isdecimal() and int(told) > most):
+        async for part in request.stream():
+            n += len(part)
+            if n > most:
+                break
+            parts.append(part)
+        else:
+            return b"".join(parts)
+    raise Refusal(413, "too_long", f"body: expected at most {most} bytes, came more")
+
+
+def not_ready() -> Refusal:
+    return Refusal(503, "not_ready", "no release is loaded yet", retry_after_s=_RETRY_S)
+
+
+class Measured:
+    """Times every request, and refuses feeds at once where too many wait.
+
+    That refusal is made before anything is read or looked up: it must cost next to nothing.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+        self._busy = problem(
+            Refusal(503, "busy", "too many requests wait; try again", retry_after_s=_RETRY_S)
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._service.workers.is_full and scope["path"].startswith("/v1/feed"):
+            self._service.metrics.refused.labels("busy").inc()
+            await self._busy(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, told)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            seconds = time.perf_counter() - began
+            self._service.metrics.requests.labels(route, status).observe(seconds)
+
+
+Handler = Callable[[Request, Exception], Response]

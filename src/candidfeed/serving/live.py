@@ -1,0 +1,144 @@
+"""A release as it is served: what was built, and what has changed since."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from candidfeed.data.features import Bag
+from candidfeed.data.vocabulary import UNKNOWN
+from candidfeed.feed.eligibility import DELETED, EXPIRED, Rule, masked
+from candidfeed.feed.pipeline import LATEST, Ask, recommend, retrieve
+from candidfeed.feed.served import Past, Person, Rows, Served
+from candidfeed.store.history import History
+from candidfeed.store.records import Change
+
+# Of an item's fields: from when on it may no longer be shown, in seconds since 1970 UTC.
+EXPIRES = "expires_s"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the store says of the items of a release, up to a cursor.
+
+    Attributes:
+        is_gone: items that were deleted, bool [n_items].
+        expires_s: from when on an item may not be shown, float64 [n_items]; infinite where never.
+        n_expiring: how many items ever expire.
+    """
+
+    is_gone: NDArray[np.bool_]
+    expires_s: NDArray[np.float64]
+    n_expiring: int
+
+
+class LiveRelease:
+    """One release and what is known of its items and users since; for any thread.
+
+    A change takes effect with the next request. Deleted items leave the index; other sources pass
+    them over.
+    """
+
+    def __init__(self, served: Served) -> None:
+        self.served = served
+        n = served.n_items
+        # Replaced as a whole: a request reads what was before a change, or after it.
+        self.changes = Changes(np.zeros(n, bool), np.full(n, np.inf), 0)
+
+    @property
+    def release_id(self) -> str:
+        return self.served.release_id
+
+    def follow(self, changes: Iterable[Change]) -> None:
+        """Take in what was put and deleted, in order; items of no row in this release are passed.
+
+        By one thread at a time.
+        """
+        changes = [one for one in changes if one.id is not None]
+        rows = self.rows_of([one.id for one in changes])
+        before = self.changes
+        is_gone, expires_s = before.is_gone.copy(), before.expires_s.copy()
+        for row, change in zip(rows.tolist(), changes, strict=True):
+            if row != UNKNOWN:
+                is_gone[row] = change.fields is None
+                expires_s[row] = _expiry(change.fields)
+        self.changes = Changes(is_gone, expires_s, int(np.isfinite(expires_s).sum()))
+        index = self.served.index
+        index.remove(np.flatnonzero(is_gone & ~before.is_gone))
+        back = np.flatnonzero(before.is_gone & ~is_gone)
+        index.add(back, self.served.item_vectors[back])
+
+    def rows_of(self, item_ids: Sequence[str | None]) -> Rows:
+        """Row of each item, UNKNOWN (-1) where the release has none; int32 [n]."""
+        if not len(item_ids):
+            return np.empty(0, np.int32)
+        return self.served.item_ids.rows(list(item_ids))
+
+    def known_rows(self, item_ids: Sequence[str]) -> Rows:
+        """Rows of those items that the release has, int32 [at most n]."""
+        rows = self.rows_of(item_ids)
+        return rows[rows != UNKNOWN]
+
+    def rules(self, now_s: float) -> tuple[Rule, ...]:
+        """What may be shown to nobody at this time."""
+        changes = self.changes
+        gone = masked(DELETED, changes.is_gone)
+        if not changes.n_expiring:
+            return (gone,)
+        is_over = changes.expires_s <= now_s
+        return gone, Rule(EXPIRED, lambda rows: is_over[rows], int(is_over.sum()))
+
+    def person(self, user_id: str, later: Past, fields: Mapping[str, Any]) -> Person:
+        """Who this is, by the release and by what is known since.
+
+        Args:
+            later: what they did since.
+            fields: what was put of them since, in the place of what the release knows; empty where
+                nothing was.
+        """
+        person = self.served.person(user_id)
+        bag = self.bag_of_user(fields) if fields else person.bag
+        return Person(person.user_id, person.row, bag, person.past.then(later))
+
+    def bag_of_user(self, fields: Mapping[str, Any]) -> Bag:
+        """The features of a user of whom this is known; what is left out is unknown.
+
+        Raises:
+            DataError: a field can't be a feature of its kind.
+        """
+        columns = self.served.user_map.columns
+        return self.served.user_map.encode(
+            pl.DataFrame({one.name: pl.Series([fields.get(one.name)]) for one in columns})
+        )
+
+    def past_of(self, history: History) -> Past:
+        """Those of a user's events that a model reads: positive ones about items of the release."""
+        kinds = self.served.settings.positive_kinds
+        rows = self.rows_of(history.item_ids)
+        read = rows != UNKNOWN
+        if kinds:
+            read &= np.array([kind in kinds for kind in history.kinds], bool)
+        values = np.array(history.values, np.float32)
+        past = Past(rows[read], values[read], np.array(history.times_s, np.float64)[read])
+        return _NOTHING.then(past)
+
+    def warm_up(self) -> None:
+        """Compile, and ask once for whatever is made when it is first asked for."""
+        served = self.served
+        served.compile(quickly=False)
+        first = int(np.argmax(np.diff(served.pasts.ends, prepend=0) > 0))
+        somebody = self.person(str(served.users.id_of(first)), _NOTHING, {})
+        for person in (somebody, served.anonymous):
+            recommend(served, person, Ask(k=10, now_s=0.0, rules=self.rules(0.0)))
+        retrieve(served, served.anonymous, Ask(k=10, now_s=0.0, everybodys=LATEST))
+
+
+_NOTHING = Past(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0))
+
+
+def _expiry(fields: Mapping[str, Any] | None) -> float:
+    expires_s = (fields or {}).get(EXPIRES)
+    return np.inf if expires_s is None else float(expires_s)

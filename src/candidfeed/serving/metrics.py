@@ -1,0 +1,67 @@
+"""What the service counts and measures, for Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (
+    0.0005, 0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.012, 0.016, 0.025, 0.05, 0.1, 0.25, 1.0,
+)  # fmt: skip
+_SCORES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_ITEMS = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1_000)
+
+
+class Metrics:
+    """One registry a service, so that two services in one process count apart.
+
+    Attributes:
+        requests: by `route` and `status`, seconds from the first byte to the answer.
+        stages: by `stage` of a feed, seconds; `queue` is what it waited for a thread.
+        candidates: items that stage two ranked, a feed.
+        fallbacks: feeds by what was left out of them (`name`).
+        refused: requests by `reason` (`busy`, `rate`, `not_ready`, ...).
+        unknown_ids: ids that the release does not know, by `kind` (`user`, `item`).
+        scores: what slates are ordered by, of each slot.
+        non_finite: candidates whose score was NaN or infinite.
+        events: by `outcome`.
+        lost_slates: answers that could not be written down.
+        releases: releases put in force, and those that could not be (`outcome`).
+        release_loaded_s: when the release in force was loaded, seconds since 1970.
+        in_flight: feeds that wait or are made.
+    """
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def seconds(name: str, told: str, *labels: str) -> Histogram:
+            return Histogram(
+                f"candidfeed_{name}_seconds", told, labels, registry=registry, buckets=_SECONDS
+            )
+
+        def counted(name: str, told: str, *labels: str) -> Counter:
+            return Counter(f"candidfeed_{name}", told, labels, registry=registry)
+
+        self.requests = seconds("request", "From the first byte to the answer", "route", "status")
+        self.stages = seconds("stage", "Stages of a feed", "stage")
+        self.candidates = Histogram(
+            "candidfeed_candidates", "Items ranked a feed", registry=registry, buckets=_ITEMS
+        )
+        self.scores = Histogram(
+            "candidfeed_score", "Score of each slot", registry=registry, buckets=_SCORES
+        )
+        self.fallbacks = counted("fallbacks", "Feeds that lack a step", "name")
+        self.refused = counted("refused", "Requests that were refused", "reason")
+        self.unknown_ids = counted("unknown_ids", "Ids the release does not know", "kind")
+        self.non_finite = counted("non_finite_scores", "Candidates without a finite score")
+        self.events = counted("events", "Events by what became of them", "outcome")
+        self.lost_slates = counted("lost_slates", "Answers that could not be written down")
+        self.releases = counted("release_loads", "Releases that were loaded, or not", "outcome")
+        self.release_loaded_s = Gauge(
+            "candidfeed_release_loaded_timestamp_seconds",
+            "When the release in force was loaded", ["release_id"], registry=registry,
+        )  # fmt: skip
+        self.in_flight = Gauge(
+            "candidfeed_feeds_in_flight", "Feeds that wait or are made", registry=registry
+        )
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self.registry)

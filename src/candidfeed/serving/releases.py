@@ -1,0 +1,110 @@
+"""Which release is served: the one that the pointer names, loaded beside the one before."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from candidfeed.errors import CandidfeedError, StoreError
+from candidfeed.release.bundle import read_release
+from candidfeed.release.storage import pointer_of
+from candidfeed.serving.journal import Journal
+from candidfeed.serving.live import LiveRelease
+from candidfeed.serving.metrics import Metrics
+from candidfeed.store.store import Store
+
+_PAGE: Final = 10_000
+
+
+class Releases:
+    """The release in force, swapped by one assignment: a request keeps the one it began with.
+
+    A release that can't be loaded leaves the one before in force, is told and counted, and is tried
+    again when the pointer changes.
+
+    Attributes:
+        live: None until the first is loaded.
+    """
+
+    def __init__(self, folder: Path, store: Store, metrics: Metrics, journal: Journal) -> None:
+        self._folder, self._store = folder, store
+        self._metrics, self._journal = metrics, journal
+        self.live: LiveRelease | None = None
+        self._tried = b""
+        self._cursor = 0
+        self._following = threading.Lock()
+        self._stop = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def load(self) -> None:
+        """Put the release that the pointer names in force.
+
+        Raises:
+            ReleaseError: there is none, or it can't be read; the one before stays.
+        """
+        began = time.perf_counter()
+        self._tried = pointer_of(self._folder)
+        live = LiveRelease(read_release(self._folder))
+        live.warm_up()
+        with self._following:
+            self._cursor = 0
+            self._follow(live)
+            self.live = live
+        self._metrics.release_loaded_s.clear()
+        self._metrics.release_loaded_s.labels(live.release_id).set_to_current_time()
+        self._metrics.releases.labels("loaded").inc()
+        took_s = round(time.perf_counter() - began, 2)
+        self._journal.write("release in force", release_id=live.release_id, took_s=took_s)
+
+    def follow(self) -> None:
+        """Take in what the store says of items since the last call.
+
+        Raises:
+            StoreError: the store can't be read.
+        """
+        with self._following:
+            if self.live is not None:
+                self._follow(self.live)
+
+    def watch(self, every_s: float, also: Callable[[], None]) -> None:
+        """Look at the pointer, and at what other processes wrote, again and again until `close`.
+
+        Args:
+            also: is called each time.
+        """
+        self._watcher = threading.Thread(
+            target=self._look, args=(every_s, also), name="releases", daemon=True
+        )
+        self._watcher.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._watcher is not None:
+            self._watcher.join()
+
+    def _look(self, every_s: float, also: Callable[[], None]) -> None:
+        while not self._stop.wait(every_s):
+            try:
+                if self._is_replaced():
+                    self.load()
+            except CandidfeedError as error:
+                self._metrics.releases.labels("failed").inc()
+                self._journal.write("release not loaded", why=str(error))
+            try:
+                self.follow()
+                also()
+            except StoreError as error:
+                self._journal.write("store not read", why=str(error))
+
+    def _is_replaced(self) -> bool:
+        try:
+            return pointer_of(self._folder) != self._tried
+        except CandidfeedError:
+            # The folder is gone: what was loaded is in memory, and goes on being served.
+            return False
+
+    def _follow(self, live: LiveRelease) -> None:
+        while page := self._store.items_after(self._cursor, _PAGE):
+            live.follow(page)
+            self._cursor = page[-1].cursor

@@ -1,0 +1,58 @@
+"""The service as a process: a socket, a release in memory, and a way to end."""
+
+import gc
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from candidfeed.errors import ConfigError
+from candidfeed.serving.app import make_app
+from candidfeed.serving.service import Service
+
+_BACKLOG = 2_048
+_KEEP_ALIVE_S = 75
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there; port 0 takes any that is free.
+
+    Raises:
+        ConfigError: it can't be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"{host}:{port}: can't listen there ({why}); name another --host or --port"
+        ) from error
+    return listening
+
+
+def run(service: Service, listening: socket.socket, ready: Callable[[str], None]) -> None:
+    """Serve until the process is asked to end (SIGTERM, SIGINT): what is asked by then is answered.
+
+    Args:
+        ready: is told the address once feeds can be asked for.
+
+    Raises:
+        ReleaseError: there is no release, or it can't be read.
+    """
+    service.start()
+    # What is in memory by now stays: to look through it again and again costs pauses.
+    gc.collect()
+    gc.freeze()
+    config = uvicorn.Config(
+        make_app(service), loop="uvloop", http="httptools", ws="none", lifespan="off",
+        log_config=None, access_log=False, server_header=False, backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+    )  # fmt: skip
+    host, port = listening.getsockname()[:2]
+    listening.listen(_BACKLOG)
+    ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    uvicorn.Server(config).run(sockets=[listening])

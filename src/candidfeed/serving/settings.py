@@ -1,0 +1,46 @@
+"""What a person who runs the service may choose."""
+
+from dataclasses import dataclass, fields
+
+from candidfeed.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """
+    Attributes:
+        deadline_ms: after so long a feed is answered with less than was planned.
+        n_workers: threads that make feeds.
+        n_waiting: requests for feeds that may wait for a thread; more are refused at once.
+        requests_per_s: that one API key may make, on average.
+        burst: that it may make at once.
+        events_per_s: events that one API key may send, on average, and ten times so many at once.
+        max_limit: slots of a slate.
+        max_ids: ids of a request's allow, deny and history lists, each.
+        max_body_bytes: of a request.
+        watch_s: how often the pointer of the releases is looked at.
+        replay_share: of the answers, the share that is logged with all that they were made of.
+        max_future_s: how far ahead of our clock the time of an event may be.
+    """
+
+    deadline_ms: float = 150.0
+    n_workers: int = 2
+    n_waiting: int = 32
+    requests_per_s: float = 2_000.0
+    burst: float = 4_000.0
+    events_per_s: float = 50_000.0
+    max_limit: int = 200
+    max_ids: int = 10_000
+    max_body_bytes: int = 1 << 20
+    watch_s: float = 1.0
+    replay_share: float = 0.01
+    max_future_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            came = getattr(self, field.name)
+            if field.name == "replay_share":
+                if not 0 <= came <= 1:
+                    raise ConfigError(f"replay_share: expected a share from 0 to 1, came {came}")
+            elif not came > 0:
+                raise ConfigError(f"{field.name}: expected a number above 0, came {came}")
