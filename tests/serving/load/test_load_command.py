@@ -135,7 +135,11 @@ def test_a_service_that_is_not_there_is_one_clear_line(typed: Typed) -> None:
     ("reply", "message"),
     [
         ((401, b""), "/v1/feed answered 401; name a key that may ask for feeds and send events"),
-        ((503, b""), "/v1/feed answered 503, not 200; is it ready?"),
+        ((503, b""), "/v1/feed answered 503, not 200; is it a feed service, and ready?"),
+        (
+            (422, b'{"error": {"message": "limit: at most 200"}}'),
+            " answered 422: limit: at most 200",
+        ),
         ((200, b"<html>"), "/v1/feed: not what a feed service answers (not JSON)"),
     ],
 )
@@ -145,7 +149,8 @@ def test_a_service_that_does_not_serve_is_told_before_the_load(
     served.instead = lambda path, body: reply
     exit_code, output, errors = typed("load", url(served))
     assert (exit_code, output, len(served.asked)) == (2, "", 1)
-    assert f"error: {url(served)}{message}" in errors
+    assert errors.startswith(f"error: {url(served)}/v1/feed")
+    assert message in errors
 
 
 def test_a_feed_of_nothing_is_told_before_the_load(typed: Typed, served: Any) -> None:
@@ -176,6 +181,7 @@ def test_a_key_without_events_is_told_before_the_load(typed: Typed, served: Any)
         (["localhost", "--in-flight", "1", "--find-peak"], "name one"),
         (["localhost", "--key", "a\nb"], "--key: is no API key"),
         (["localhost", "--rate", "2e4", "--seconds", "1e3"], "more than one run asks (2,000,000)"),
+        (["localhost", "--find-peak", "--seconds", "1e3"], "20,040,000 requests are more than"),
         (["localhost", "--data", "w", "--users-file", "u"], "name one of --data and --users-file"),
         (["localhost", "--data", "w"], "w: holds no synthetic world"),
         (["localhost", "--users-file", "u"], "u: No such file"),

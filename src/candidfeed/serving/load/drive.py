@@ -110,10 +110,10 @@ class Driver:
         loop = asyncio.get_running_loop()
         tally = Tally(start_s=loop.time())
         for ask in self._traffic.left(batch=batch):
-            await self.send(ask, loop.time(), tally)
+            await self._send(ask, loop.time(), tally)
         return tally
 
-    async def send(self, ask: Ask, due_s: float, tally: Tally) -> None:
+    async def _send(self, ask: Ask, due_s: float, tally: Tally) -> None:
         """Send one request now."""
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -127,7 +127,7 @@ class Driver:
 
     async def _one(self, due_s: float, tally: Tally) -> None:
         try:
-            await self.send(self._traffic.next(), due_s, tally)
+            await self._send(self._traffic.next(), due_s, tally)
         finally:
             self._n_waiting -= 1
 

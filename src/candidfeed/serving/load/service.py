@@ -1,6 +1,7 @@
 """Which service is asked, and whether it answers at all."""
 
 import ipaddress
+import json
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -63,6 +64,14 @@ async def require_answers(client: Client, traffic: Traffic, service: Service) ->
         await _good_answer(client, traffic, service, traffic.reports())
 
 
+def _message(body: bytes) -> str:
+    """What a service says of a refusal, where it says it as ours does."""
+    try:
+        return f": {json.loads(body)['error']['message']}"
+    except (ValueError, KeyError, TypeError):
+        return ", not 200; is it a feed service, and ready?"
+
+
 async def _good_answer(client: Client, traffic: Traffic, service: Service, ask: Ask) -> object:
     path = PATHS[ask.kind]
     try:
@@ -76,7 +85,7 @@ async def _good_answer(client: Client, traffic: Traffic, service: Service, ask: 
             "events with --key"
         )
     if answer.status != 200:
-        raise LoadError(f"{service}{path} answered {answer.status}, not 200; is it ready?")
+        raise LoadError(f"{service}{path} answered {answer.status}{_message(answer.body)}")
     try:
         return traffic.read(ask, answer.body)
     except WrongAnswerError as error:

@@ -11,7 +11,7 @@ import numpy as np
 from candidfeed.errors import LoadError
 from candidfeed.serving.load.client import Client
 from candidfeed.serving.load.drive import MOST_REQUESTS, Driver, poisson_arrivals
-from candidfeed.serving.load.peak import Step, find_peak, peak_of
+from candidfeed.serving.load.peak import HIGHEST_PER_S, Step, find_peak, peak_of
 from candidfeed.serving.load.service import Service, require_answers
 from candidfeed.serving.load.tally import Tally
 from candidfeed.serving.load.traffic import Sent, Traffic
@@ -54,7 +54,9 @@ class Plan:
             raise LoadError("--overload is so many times the peak; add --find-peak")
         if self.key is not None and not (self.key.isascii() and self.key.isprintable()):
             raise LoadError("--key: is no API key, it holds what no header can")
-        n_asked = self.rate_per_s * (self.seconds + self.warm_up_s)
+        # Of the largest step, at worst.
+        highest_per_s = HIGHEST_PER_S * (self.overload or 1) if self.find_peak else self.rate_per_s
+        n_asked = highest_per_s * (self.seconds + self.warm_up_s)
         if self.n_in_flight is None and n_asked > MOST_REQUESTS:
             raise LoadError(
                 f"{n_asked:,.0f} requests are more than one run asks ({MOST_REQUESTS:,}); take a "
