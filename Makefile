@@ -12,7 +12,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench docs clean constraints
+.PHONY: help demo test check bench soak docs clean constraints
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,10 @@ check: $(VENV)/dev.stamp ## Format, lint, types and import contracts, in under a
 bench: $(VENV)/dev.stamp ## Run each benchmark in its short form
 	@set -e; for benchmark in $(BENCHMARKS); do \
 		echo "$$benchmark --short"; $(BIN)/python "$$benchmark" --short; done
+
+soak: $(VENV)/dev.stamp ## An hour of load, and 200 kills, of the feed service
+	$(BIN)/python benchmarks/soak.py
+	$(BIN)/python benchmarks/kill_rounds.py
 
 clean: ## Remove what make made: .venv, the demo's release, caches
 	rm -rf $(VENV) $(DEMO) build dist src/*.egg-info .hypothesis

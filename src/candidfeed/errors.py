@@ -47,3 +47,7 @@ class StoreError(CandidfeedError):
 
 class StoreBusyError(StoreError):
     """More is waiting to be written than the store takes; ask again a little later."""
+
+
+class LoadError(CandidfeedError):
+    """A service can't be put under load: it is not there, or not what was meant."""

@@ -15,6 +15,7 @@ from candidfeed.cli import (
     describe,
     evaluate,
     fetch,
+    load,
     recommend,
     reference,
     rollback,
@@ -41,6 +42,7 @@ app.command()(recommend.recommend)
 app.command()(serve.serve)
 app.command()(rollback.rollback)
 app.command()(synth.synth)
+app.command()(load.load)
 
 
 def _print_version(wanted: bool) -> None:

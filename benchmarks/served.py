@@ -1,0 +1,122 @@
+"""A feed service as a child process, and a small release for it."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+COMMAND = (sys.executable, "-m", "candidfeed")
+_LONGEST_START_S = 120.0
+_ADDRESS = re.compile(r"http://[\w.\[\]:]+:\d+")
+# Enough to serve; nobody looks at what it recommends.
+_SMALL_SETTINGS = """\
+n_candidates = 100
+
+[stage_one.tower]
+n_epochs = 2
+
+[ranker]
+n_epochs = 2
+n_draws = 8
+"""
+
+
+def candidfeed(*arguments: object, may_end_in: Sequence[int] = (0,)) -> None:
+    """Run a command; what it prints goes to standard error.
+
+    Raises:
+        RuntimeError: it ends in another way.
+    """
+    ended = subprocess.run([*COMMAND, *map(str, arguments)], stdout=sys.stderr, check=False)
+    if ended.returncode not in may_end_in:
+        raise RuntimeError(f"candidfeed {arguments[0]} ended with {ended.returncode}")
+
+
+def small_release(folder: Path) -> tuple[Path, Path]:
+    """A release of a small world, and the world."""
+    world, release, settings = folder / "world", folder / "releases", folder / "settings.toml"
+    settings.write_text(_SMALL_SETTINGS)
+    candidfeed("synth", "-o", world, "--users", 120, "--items", 200, "--events", 4_000)
+    config = world / "candidfeed.toml"
+    # Without labels: their heads would take as long to train as all the rest.
+    config.write_text(re.sub(r"\[labels\]\n(.+\n)+", "", config.read_text()))
+    candidfeed("build", world, "-o", release, "--settings", settings, "--force")
+    return release, world
+
+
+@dataclass(frozen=True)
+class Served:
+    """A service that is ready.
+
+    Attributes:
+        ready_s: from the start of its process until it was.
+    """
+
+    process: "subprocess.Popen[str]"
+    url: str
+    ready_s: float
+
+    def text(self, path: str) -> str:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=10) as answer:
+            return answer.read().decode()
+
+    def memory_mib(self, kind: str = "VmRSS") -> float:
+        """Resident memory now, or with `VmHWM` at most (Linux)."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(rf"^{kind}:\s+(\d+) kB", status, re.MULTILINE)
+        assert found
+        return round(int(found[1]) / 1024, 1)
+
+
+def start(release: Path, *, store: Path) -> Served:
+    """A service on any free port; the caller ends its process.
+
+    Raises:
+        RuntimeError: it ends, or is not ready in time; then it is killed.
+    """
+    began = time.perf_counter()
+    options = ("--port", "0", "--no-auth", "--store", str(store), "--requests-per-s", "100000")
+    process = subprocess.Popen(
+        [*COMMAND, "serve", str(release), *options], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    # The line comes once the service can be asked; a service that ends closes the pipe.
+    said = _ADDRESS.search(process.stdout.readline())
+    if said:
+        served = Served(process, said[0], 0.0)
+        while time.perf_counter() - began < _LONGEST_START_S:
+            if _is_ready(served):
+                return Served(process, said[0], time.perf_counter() - began)
+            time.sleep(0.01)
+    process.kill()
+    process.wait()
+    raise RuntimeError("the service did not get ready")
+
+
+def _is_ready(served: Served) -> bool:
+    try:
+        served.text("/readyz")
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def serving(release: Path, *, store: Path) -> Iterator[Served]:
+    """A service while it is needed; then it is asked to end."""
+    served = start(release, store=store)
+    try:
+        yield served
+    finally:
+        served.process.send_signal(signal.SIGTERM)
+        try:
+            served.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            served.process.kill()
+            served.process.wait()

@@ -1,0 +1,107 @@
+"""Does the feed service's memory grow? A constant load for an hour, memory every few seconds.
+
+    python benchmarks/soak.py [--seconds 3600] [--rate 50] [--release RELEASES_DIR --data WORLD]
+
+The slope is that of least squares over the samples after a third of the time, which fills caches.
+The target: 5 MB an hour, no failed request; exit code 1 where a request fails, or, in a soak of ten
+minutes or more, the slope is steeper: in less time it is noise. Without --release a small one is
+made. Prints one JSON line.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from measured import commit, machine
+from served import COMMAND, Served, serving, small_release
+
+EVENTS_SHARE = 0.3
+N_SAMPLES = 360
+WARM_UP_SHARE = 1 / 3
+STEEPEST_MB_PER_H = 5.0
+JUDGED_FROM_S = 600.0
+
+
+def watched(served: Served, load: "subprocess.Popen[bytes]", every_s: float) -> np.ndarray:
+    """Seconds since the start and resident MiB, float64 [n, 2], until the load has ended."""
+    began, samples = time.perf_counter(), []
+    while load.poll() is None:
+        samples.append((time.perf_counter() - began, served.memory_mib()))
+        time.sleep(every_s)
+    return np.array(samples)
+
+
+def slope_mb_per_h(samples: np.ndarray) -> float:
+    """Least squares; NaN of fewer than two samples."""
+    if len(samples) < 2:
+        return float("nan")
+    per_s = np.polyfit(samples[:, 0], samples[:, 1], 1)[0]
+    return round(float(per_s) * 3600 * 2**20 / 1e6, 2)
+
+
+def measure(
+    release: Path, world: Path, scratch: Path, *, seconds: float, rate: float
+) -> dict[str, Any]:
+    figures = scratch / "load.json"
+    with serving(release, store=scratch / "store.db") as served:
+        options = ("--data", world, "--seconds", seconds, "--warm-up", 0, "--rate", rate)
+        more = ("--events-share", EVENTS_SHARE, "--json", figures)
+        command = [*COMMAND, "load", served.url, *map(str, options + more)]
+        with subprocess.Popen(command, stdout=sys.stderr) as load:
+            samples = watched(served, load, seconds / N_SAMPLES)
+    told = json.loads(figures.read_text())
+    settled = samples[samples[:, 0] >= WARM_UP_SHARE * seconds]
+    return {
+        "memory_mib": {"first": samples[0, 1], "last": samples[-1, 1], "most": samples[:, 1].max()},
+        "n_samples": len(settled),
+        "slope_mb_per_h": slope_mb_per_h(settled),
+        "n_failed": told["n_failed"],
+        "good_per_s": told["run"]["good_per_s"],
+        "feed_latency_ms": told["run"]["feed"]["latency_ms"],
+        "degraded": told["run"]["degraded"],
+        "events": told["events"],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3_600.0)
+    parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
+    parser.add_argument("--release", type=Path, help="folder of releases, for `candidfeed serve`")
+    parser.add_argument("--data", type=Path, help="the world that it was built from")
+    chosen = parser.parse_args()
+    if (chosen.release is None) != (chosen.data is None):
+        parser.error("name --release and --data, or neither")
+    load_before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="candidfeed-bench-") as name:
+        scratch = Path(name)
+        release, world = chosen.release, chosen.data
+        if release is None:
+            release, world = small_release(scratch)
+        figures = measure(release, world, scratch, seconds=chosen.seconds, rate=chosen.rate)
+    outcome = {
+        "benchmark": "soak",
+        "commit": commit(),
+        "machine": machine(),
+        "python": platform.python_version(),
+        "load_before": round(load_before, 1),
+        "seconds": chosen.seconds,
+        "rate_per_s": chosen.rate,
+        **figures,
+    }
+    print(json.dumps(outcome))
+    is_steep = chosen.seconds >= JUDGED_FROM_S and figures["slope_mb_per_h"] > STEEPEST_MB_PER_H
+    return int(bool(figures["n_failed"] or is_steep))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
