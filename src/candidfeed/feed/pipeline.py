@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from candidfeed.data.features import Bag
 from candidfeed.feed.explain import history_reasons, popular_reasons
 from candidfeed.feed.scoring import Heads, View, popular_heads, ranked_heads, tower_scores, view_of
 from candidfeed.feed.served import Floats, Past, Person, Rows, Served
@@ -206,10 +205,9 @@ def unknown_features(served: Served, person: Person, rows: Rows) -> dict[str, in
     """`Slate.n_unknown` of these candidates; nothing is read for a person without a past."""
     if not len(person.past):
         return {}
-    items = served.space.item_bag
     sides = {
-        "user": served.user_map.n_unknown(person.bag),
-        "item": served.item_map.n_unknown(Bag(items.ids[rows], items.weights[rows])),
+        "user": served.user_map.n_unknown(person.bag.ids),
+        "item": served.item_map.n_unknown(served.space.item_bag.ids[rows]),
     }
     return {f"{side}.{name}": n for side, found in sides.items() for name, n in found.items()}
 
@@ -226,8 +224,9 @@ def _slots(
     rows = chosen.rows
     of_past = bool(len(person.past))
     reasons = history_reasons(served, person, rows) if of_past else popular_reasons(served, rows)
-    # Column by column: a row of the whole table costs milliseconds among a million items.
-    item_ids, titles = (served.items[name].gather(rows).to_list() for name in ("item_id", "title"))
+    # Item by item: what gathers rows of a table hands them to other threads.
+    columns = (served.items[name] for name in ("item_id", "title"))
+    item_ids, titles = ([column[row] for row in rows.tolist()] for column in columns)
     rated = served.has_ratings
     return tuple(
         Slot(
