@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from candidfeed.data import vocabulary as vocabulary_module
 from candidfeed.data.vocabulary import UNKNOWN, Vocabulary
 from candidfeed.errors import DataError
 
@@ -25,6 +26,14 @@ def test_a_row_leads_to_its_id_and_the_id_back(known: list, rng) -> None:
     rows = vocabulary.rows(asked)
     assert rows.dtype == np.int32
     assert rows.tolist() == [distinct.index(each) for each in asked]
+
+
+def test_one_id_and_many_are_looked_up_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ["42", "007", None, "7", "a b,c", "42", "x" * 1024, "y", "", "😀"]
+    few = [vocabulary.rows(asked).tolist() for vocabulary in (INTEGERS, TEXTS)]
+    monkeypatch.setattr(vocabulary_module, "_FEW", 0)
+    assert few == [vocabulary.rows(asked).tolist() for vocabulary in (INTEGERS, TEXTS)]
+    assert few[1] == [0, 1, UNKNOWN, UNKNOWN, 2, 0, 4, UNKNOWN, UNKNOWN, 3]
 
 
 @pytest.mark.parametrize("vocabulary", [INTEGERS, TEXTS])

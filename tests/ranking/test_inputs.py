@@ -217,20 +217,20 @@ def test_window_lift_compares_an_item_with_the_events_of_its_window() -> None:
     late = space.time_bins(np.array([9.0]))[0]
     at = space.time_bins(log.time_s)
     n_bins = len(space.time_edges) + 1
-    assert space.items.window_lift.shape == (N_ITEMS, n_bins + 1)
+    assert space.items.lift_in_bin.shape == (n_bins + 1, N_ITEMS)
     counts = np.zeros((N_ITEMS, n_bins))
     for item, window in zip(log.item, at, strict=True):
         counts[item, window] += 1
     # Item 0 never occurs in the last window, which holds a quarter of the events: 2 / 4 expected.
-    assert space.items.window_lift[0, late] == pytest.approx(math.log(1 / 1.5))
+    assert space.items.lift_in_bin[late, 0] == pytest.approx(math.log(1 / 1.5))
     # Item 1 occurs there once, where 2 / 4 is expected.
-    assert space.items.window_lift[1, late] == pytest.approx(math.log(2 / 1.5))
+    assert space.items.lift_in_bin[late, 1] == pytest.approx(math.log(2 / 1.5))
     for item in range(N_ITEMS):
         for window in range(n_bins):
             expected = counts[item].sum() * counts[:, window].sum() / 4
             lift = math.log((counts[item, window] + 1) / (expected + 1))
-            assert space.items.window_lift[item, window] == pytest.approx(lift, abs=1e-6)
-    assert (space.items.window_lift[:, -1] == 0).all()
+            assert space.items.lift_in_bin[window, item] == pytest.approx(lift, abs=1e-6)
+    assert (space.items.lift_in_bin[-1] == 0).all()
 
 
 def test_an_items_features_have_length_one_together_and_none_stay_zero() -> None:
@@ -300,7 +300,7 @@ def test_dense_features_are_those_worked_out_by_hand() -> None:
         "neighbour_score": 3,
         "log_count": counts[2],
         "log_recent_count": SPACE.items.log_recent_count[2],
-        "window_lift": SPACE.items.window_lift[2, SPACE.time_bins(np.array([YEAR_S]))[0]],
+        "window_lift": SPACE.items.lift_in_bin[SPACE.time_bins(np.array([YEAR_S]))[0], 2],
         "age_years": 1 - 6.5 / 2,
         "item_mean_rating": 3 - 2 / 6,
         "history_log_length": math.log(3),
@@ -406,7 +406,7 @@ def test_all_numbers_are_finite_however_little_is_known(like_at: float | None, t
     assert np.isfinite(dense).all()
     inputs = ranker_inputs(space, state, ALL_ITEMS, dense)
     assert all(np.isfinite(array).all() for array in inputs.values())
-    for name in ("log_count", "log_recent_count", "mean_rating", "mean_time_s", "window_lift"):
+    for name in ("log_count", "log_recent_count", "mean_rating", "mean_time_s", "lift_in_bin"):
         assert np.isfinite(getattr(space.items, name)).all()
 
 
@@ -425,7 +425,7 @@ def test_without_times_nothing_is_said_of_age_windows_or_recency() -> None:
 
 def test_events_without_a_time_belong_to_no_window() -> None:
     with_gap = space_of(log_of([*ROWS, (2, 0, 3.0, NAN)]))
-    np.testing.assert_array_equal(with_gap.items.window_lift, SPACE.items.window_lift)
+    np.testing.assert_array_equal(with_gap.items.lift_in_bin, SPACE.items.lift_in_bin)
     np.testing.assert_array_equal(with_gap.items.mean_time_s, SPACE.items.mean_time_s)
     assert with_gap.items.log_count[0] > SPACE.items.log_count[0]
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from candidfeed.retrieval import top_k
-from candidfeed.retrieval.top_k import best_columns
+from candidfeed.retrieval.top_k import best_columns, best_sets
 
 
 @given(
@@ -17,6 +17,12 @@ def test_the_best_are_those_of_a_stable_sort(scores: list[float], k: int) -> Non
     row = np.array([scores], np.float32)
     expected = np.argsort(-row[0], kind="stable")[:k]
     np.testing.assert_array_equal(best_columns(row, k)[0], expected)
+    np.testing.assert_array_equal(best_sets(row, k)[0], np.sort(expected))
+
+
+def test_each_row_has_a_set_of_its_own() -> None:
+    scores = np.array([[1.0, 3.0, 3.0, 3.0], [5.0, 0.0, 2.0, 5.0], [0.0, 0.0, 0.0, 0.0]])
+    assert best_sets(scores, 2).tolist() == [[1, 2], [0, 3], [0, 1]]
 
 
 @pytest.mark.parametrize("kind", ["normal", "few values", "rising", "falling", "equal"])
@@ -37,11 +43,13 @@ def test_leaving_blocks_out_changes_nothing(
     monkeypatch.setattr(top_k, "_LONG", 100)
     monkeypatch.setattr(top_k, "_BLOCK", 16)
     np.testing.assert_array_equal(best_columns(scores, k), whole)
+    np.testing.assert_array_equal(best_sets(scores, k), np.sort(whole, axis=1))
 
 
 @pytest.mark.parametrize("n", [3, 40_000])
 def test_a_score_that_is_no_number_is_refused(n: int) -> None:
     scores = np.zeros((1, n), np.float32)
     scores[0, n // 2] = np.nan
-    with pytest.raises(ValueError, match="NaN"):
-        best_columns(scores, 2)
+    for best in (best_columns, best_sets):
+        with pytest.raises(ValueError, match="NaN"):
+            best(scores, 2)

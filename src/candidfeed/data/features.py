@@ -127,13 +127,15 @@ class FeatureMap:
         weights = np.concatenate([part.weights for part in parts], axis=1)
         return Bag(ids, weights)
 
-    def n_unknown(self, bag: Bag) -> dict[str, int]:
+    def n_unknown(self, ids: NDArray[np.int32]) -> dict[str, int]:
         """By column, of how many rows the value is missing, or one that training did not see.
 
         For those the column's own id is read; columns that every row knows are left out.
+
+        Args:
+            ids: of a `Bag`, int32 [n, width].
         """
-        n_rows = np.bincount(bag.ids.ravel(), minlength=self.n_ids)
-        counts = {column.name: int(n_rows[column.offset]) for column in self.columns}
+        counts = {one.name: int((ids == one.offset).sum()) for one in self.columns}
         return {name: n for name, n in counts.items() if n}
 
     def name_of(self, feature_id: int) -> str:

@@ -1,7 +1,9 @@
 """The customer's own ids on one side, our dense int32 rows on the other."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -10,6 +12,8 @@ from numpy.typing import NDArray
 from candidfeed.errors import DataError
 
 UNKNOWN = -1
+# Up to so many ids are looked up one by one; more are joined with the whole vocabulary.
+_FEW = 256
 
 
 @dataclass(frozen=True)
@@ -20,15 +24,12 @@ class Vocabulary:
     """
 
     ids: pl.Series
-    _lookup: pl.DataFrame = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.ids.n_unique() != len(self.ids):
             raise DataError(f"vocabulary: {len(self.ids) - self.ids.n_unique()} ids occur twice")
         if self.ids.null_count():
             raise DataError("vocabulary: an id is null; leave out rows without an id")
-        lookup = pl.DataFrame({"id": self.ids, "row": np.arange(len(self.ids), dtype=np.int32)})
-        object.__setattr__(self, "_lookup", lookup)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -40,9 +41,31 @@ class Vocabulary:
         "042" and 42.5 are none.
         """
         asked = self._as_ids(ids)
+        return self._rows_of_few(asked) if len(asked) <= _FEW else self._rows_of_many(asked)
+
+    @cached_property
+    def _ascending(self) -> tuple[pl.Series, NDArray[np.int32]]:
+        """The ids in ascending order, and their rows."""
+        if self.ids.is_sorted():
+            return self.ids, np.arange(len(self.ids), dtype=np.int32)
+        order = self.ids.arg_sort()
+        return self.ids.gather(order).set_sorted(), order.to_numpy().astype(np.int32)
+
+    def _rows_of_few(self, asked: pl.Series) -> NDArray[np.int32]:
+        # Not by Polars: it hands even one id to another thread.
+        ids, rows = self._ascending
+        found = np.full(len(asked), UNKNOWN, np.int32)
+        for place, one in enumerate(asked.to_list()):
+            at = len(ids) if one is None else bisect_left(ids, one)
+            if at < len(ids) and ids[at] == one:
+                found[place] = rows[at]
+        return found
+
+    def _rows_of_many(self, asked: pl.Series) -> NDArray[np.int32]:
+        known = pl.DataFrame({"id": self.ids, "row": np.arange(len(self.ids), dtype=np.int32)})
         places = pl.DataFrame({"id": asked, "place": np.arange(len(asked))})
         # An inner join is 20 times faster than a left one where few ids meet a long vocabulary.
-        found = places.join(self._lookup, on="id", how="inner")
+        found = places.join(known, on="id", how="inner")
         rows = np.full(len(asked), UNKNOWN, dtype=np.int32)
         rows[found["place"].to_numpy()] = found["row"].to_numpy()
         return rows

@@ -10,7 +10,6 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from candidfeed.data.features import Bag
 from candidfeed.feed.eligibility import SEEN, Rule, among, eligible
 from candidfeed.feed.explain import history_reasons, latest_reasons, popular_reasons
 from candidfeed.feed.scoring import Heads, View, popular_heads, ranked_heads, tower_scores, view_of
@@ -179,10 +178,9 @@ def unknown_features(served: Served, person: Person, rows: Rows) -> dict[str, in
     """`Slate.n_unknown` of these candidates; nothing is read for a person without a past."""
     if not len(person.past):
         return {}
-    items = served.space.item_bag
     sides = {
-        "user": served.user_map.n_unknown(person.bag),
-        "item": served.item_map.n_unknown(Bag(items.ids[rows], items.weights[rows])),
+        "user": served.user_map.n_unknown(person.bag.ids),
+        "item": served.item_map.n_unknown(served.space.item_bag.ids[rows]),
     }
     return {f"{side}.{name}": n for side, found in sides.items() for name, n in found.items()}
 
@@ -196,8 +194,9 @@ def _slots(served: Served, person: Person, chosen: Candidates, values: Floats) -
         reasons = latest_reasons(served, rows)
     else:
         reasons = popular_reasons(served, rows)
-    # Column by column: a row of the whole table costs milliseconds among a million items.
-    item_ids, titles = (served.items[name].gather(rows).to_list() for name in ("item_id", "title"))
+    # Item by item: what gathers rows of a table hands them to other threads.
+    columns = (served.items[name] for name in ("item_id", "title"))
+    item_ids, titles = ([column[row] for row in rows.tolist()] for column in columns)
     return tuple(
         Slot(position, item_id, title, float(value), None, None, None, source, reason)
         for position, (item_id, title, value, source, reason) in enumerate(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeGuard
 
+import jax
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
@@ -163,7 +164,8 @@ class Neighbours:
     def scores(self, touched: Rows, own_row: int) -> Floats:
         """What the touched items add up to for every item, float32 [n_items]; whoever asks."""
         if _is_empty(self.weights):
-            return np.zeros(self.weights.get_shape()[1], np.float32)
+            # One zero for all of them: a million would be memory to fetch for each request.
+            return np.broadcast_to(np.float32(0), self.weights.get_shape()[1:])
         # In one order: the sum's last bits must not depend on when an item was touched.
         part = self.weights[np.sort(touched)]
         if isinstance(part, np.ndarray):
@@ -290,7 +292,12 @@ class Served:
         return self.space.scale.like_at is not None
 
     def compile(self, *, quickly: bool) -> None:
-        """Compile all functions side by side; see `ExportedFunction.compile`."""
+        """Compile all functions side by side; see `ExportedFunction.compile`.
+
+        In a process that uses JAX for nothing before, it then computes on the thread that asks.
+        """
+        # Handed over, a request would wait for other threads to wake up.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
         with ThreadPoolExecutor() as pool:
             for one in [
                 pool.submit(function.compile, quickly=quickly)

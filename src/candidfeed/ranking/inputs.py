@@ -42,16 +42,17 @@ class ItemStatistics:
         log_recent_count: the same in the last tenth of the events; 0 where the log has no times.
         mean_rating: shrunk towards the mean of all, float32 [n_items]; 0 without ratings.
         mean_time_s: mean time of its events, float64 [n_items]; the overall mean where unknown.
-        window_lift: log of how many of the item's events fell in each time bin over how many would
+        lift_in_bin: log of how many of each item's events fell in a time bin over how many would
             have, had it drawn its share of the bin's, one added to both; float32
-            [n_items, n_bins + 1]; the last column, for an unknown time, is 0.
+            [n_bins + 1, n_items]; the last row, for an unknown time, is 0. A row a bin: at any
+            time all that are asked for read the same one, which then lies in memory.
     """
 
     log_count: Floats
     log_recent_count: Floats
     mean_rating: Floats
     mean_time_s: NDArray[np.float64]
-    window_lift: Floats
+    lift_in_bin: Floats
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def dense_features(
         "neighbour_score": neighbour,
         "log_count": stats.log_count[item],
         "log_recent_count": stats.log_recent_count[item],
-        "window_lift": stats.window_lift.take(item * stats.window_lift.shape[1] + bins),
+        "window_lift": stats.lift_in_bin.take(bins * np.int64(space.n_items) + item),
         "age_years": np.nan_to_num(age_years),
         "item_mean_rating": stats.mean_rating[item],
         "history_log_length": np.log1p(n_seen),
@@ -295,7 +296,7 @@ def _item_statistics(
         log_recent_count=_log_users(train.take(is_recent)),
         mean_rating=(scale.mean + rating_sum / (n_rated + SHRINK_EVENTS)).astype(np.float32),
         mean_time_s=(time_sum + overall) / (n_timed + 1),
-        window_lift=_window_lift(train.take(timed), edges),
+        lift_in_bin=_lift_in_bin(train.take(timed), edges),
     )
 
 
@@ -305,13 +306,13 @@ def _log_users(events: Interactions) -> Floats:
     return np.log1p(n_users).astype(np.float32)
 
 
-def _window_lift(events: Interactions, edges: NDArray[np.float64]) -> Floats:
+def _lift_in_bin(events: Interactions, edges: NDArray[np.float64]) -> Floats:
     """See `ItemStatistics`; every event has a time."""
-    shape = (events.n_items, len(edges) + 1)
-    window = np.searchsorted(edges, events.time_s, side="right")
-    pairs = events.item.astype(np.int64) * shape[1] + window
+    shape = (len(edges) + 1, events.n_items)
+    bins = np.searchsorted(edges, events.time_s, side="right")
+    pairs = bins * events.n_items + events.item
     counts = np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)
-    share = counts.sum(axis=0) / max(1, len(events))
-    expected = counts.sum(axis=1, keepdims=True) * share
+    share = counts.sum(axis=1, keepdims=True) / max(1, len(events))
+    expected = counts.sum(axis=0) * share
     lift = np.log((counts + 1.0) / (expected + 1.0))
-    return np.pad(lift, ((0, 0), (0, 1))).astype(np.float32)
+    return np.pad(lift, ((0, 1), (0, 0))).astype(np.float32)

@@ -195,16 +195,18 @@ def _person(user_bag: Bag, pasts: Pasts, row: int) -> Person:
 def _settings(dataset: Dataset, pair: TwoStage, pasts: Pasts) -> FeedSettings:
     longest = int(np.diff(pasts.ends, prepend=0).max())
     n_candidates = min(pair.settings.n_candidates, pair.ranker.space.n_items)
+    is_large = isinstance(pair.tower, FittedLarge)
+    most_read = pair.tower.model.max_history if is_large else MAX_TOWER_HISTORY
     return FeedSettings(
         dataset=dataset.name,
         n_candidates=n_candidates,
         quotas=dict(pair.settings.quotas or {}),
         value_weights=dict(pair.settings.value_weights or {}),
         candidate_width=_rounded_up(n_candidates),
-        tower_width=_rounded_up(min(longest, MAX_TOWER_HISTORY)),
+        tower_width=_rounded_up(min(longest, most_read)),
         ranker_width=_rounded_up(min(longest, MAX_RANKER_HISTORY)),
         # A user of the history tower is made of items' vectors; another tower's of its own tables.
-        tower_reads_vectors=isinstance(pair.tower, FittedLarge),
+        tower_reads_vectors=is_large,
         positive_kinds=dataset.positive_kinds,
     )
 

@@ -25,6 +25,20 @@ def best_columns(scores: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     return best
 
 
+def best_sets(scores: NDArray[np.floating], k: int) -> NDArray[np.int64]:
+    """What `best_columns` finds, by ascending column: rows of no more than thousands at once."""
+    n_rows, n = scores.shape
+    if k >= n or n >= _LONG:
+        return np.sort(best_columns(scores, k), axis=1)
+    if np.isnan(scores).any():
+        raise ValueError("top k: a score is NaN")
+    least = np.partition(scores, n - k, axis=1)[:, n - k, None]
+    above, tied = scores > least, scores == least
+    n_missing = k - np.count_nonzero(above, axis=1)[:, None]
+    is_kept = above | (tied & (np.cumsum(tied, axis=1, dtype=np.int32) <= n_missing))
+    return np.nonzero(is_kept)[1].reshape(n_rows, k)
+
+
 def _best(row: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     places = _those_that_may_be(row, k)
     found = row if places is None else row[places]

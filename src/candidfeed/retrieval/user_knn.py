@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from candidfeed.data.interactions import Interactions
 from candidfeed.retrieval.popularity import Popular, popular_for_strangers
-from candidfeed.retrieval.top_k import best_columns
+from candidfeed.retrieval.top_k import best_sets
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
@@ -96,7 +96,7 @@ class UserNeighbours:
         similar = np.round(similar, 12)
         is_known = own_rows < similar.shape[1]
         similar[np.flatnonzero(is_known), own_rows[is_known]] = 0.0
-        best = np.sort(best_columns(similar, self.k), axis=1)
+        best = best_sets(similar, self.k)
         found = np.take_along_axis(similar, best, axis=1)
         sums = found.sum(axis=1, keepdims=True)
         found = np.divide(found, sums, out=np.zeros_like(found), where=sums > 0)

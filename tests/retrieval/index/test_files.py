@@ -182,8 +182,8 @@ def test_files_of_another_version_are_told_as_such(index: VectorIndex, tmp_path:
     numbers = tmp_path / "saved" / "index.json"
     sums = tmp_path / "saved" / "index.sha256"
     old = subprocess.run(["sha256sum", numbers], capture_output=True, text=True, check=True)
-    numbers.write_text(numbers.read_text().replace('"format": 1', '"format": 2'))
+    numbers.write_text(numbers.read_text().replace('"format": 2', '"format": 3'))
     new = subprocess.run(["sha256sum", numbers], capture_output=True, text=True, check=True)
     sums.write_text(sums.read_text().replace(old.stdout[:64], new.stdout[:64]))
-    with pytest.raises(ReleaseError, match="index of format 2, not 1"):
+    with pytest.raises(ReleaseError, match="index of format 3, not 2"):
         VectorIndex.load(tmp_path / "saved")

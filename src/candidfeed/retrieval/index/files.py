@@ -3,7 +3,7 @@
     index.json          the report, and what else is a single number
     index.safetensors   how deep to look, and what has changed since the build
     index-vectors.npy   float32 [n_items, dim]; mapped
-    index.faiss         the lists of codes, where there are any; mapped
+    index.faiss         the lists of codes, where there are any
 
 FAISS trusts what it reads. So no file is opened here before its sha256 was compared: `load_parts`
 does that by the list that `save_parts` put beside the files, a release by its manifest.
@@ -41,7 +41,7 @@ NUMBERS, ARRAYS, VECTORS, LISTS = (
     "index.faiss",
 )
 SUMS = "index.sha256"
-_FORMAT = 1
+_FORMAT = 2
 _PROBING = ("spreads", "depths", "most", "shares", "scanned")
 
 Writer = Callable[[Path], None]
@@ -104,7 +104,7 @@ def _base(
     if report.kind != INVERTED:
         raise ValueError(f"an index of kind {report.kind!r}")
     try:
-        lists = untyped_faiss.read_index(str(folder / LISTS), untyped_faiss.IO_FLAG_MMAP)
+        lists = untyped_faiss.read_index(str(folder / LISTS))
     except RuntimeError as error:
         raise ValueError(f"lists that FAISS can't read: {str(error).splitlines()[0]}") from error
     if (lists.ntotal, lists.d, lists.nlist) != (len(vectors), report.dim, report.n_lists):
@@ -187,25 +187,12 @@ def _vector_writer(vectors: Floats) -> Writer:
     return write
 
 
-def _list_writer(lists: faiss.IndexIVFScalarQuantizer) -> Writer:
+def _list_writer(lists: faiss.IndexIVFPQFastScan) -> Writer:
     def write(path: Path) -> None:
         with path.open("wb") as file:
-            faiss.write_index(_in_memory(lists), untyped_faiss.PyCallbackIOWriter(file.write))
+            faiss.write_index(lists, untyped_faiss.PyCallbackIOWriter(file.write))
 
     return write
-
-
-def _in_memory(lists: faiss.IndexIVFScalarQuantizer) -> Any:
-    """The same lists. Of mapped ones FAISS would write where they lie, and not what they hold."""
-    held = untyped_faiss.downcast_InvertedLists(lists.invlists)
-    if isinstance(held, faiss.ArrayInvertedLists):
-        return lists
-    copied = untyped_faiss.IndexIVFScalarQuantizer(
-        lists.quantizer, lists.d, lists.nlist, lists.sq.qtype, lists.metric_type, lists.by_residual
-    )
-    copied.sq, copied.is_trained, copied.ntotal = lists.sq, True, lists.ntotal
-    held.copy_subset_to(copied.invlists, held.SUBSET_TYPE_ID_RANGE, 0, lists.ntotal)
-    return copied
 
 
 def _sha256(path: Path) -> str:

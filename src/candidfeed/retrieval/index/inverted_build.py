@@ -1,8 +1,9 @@
 """How lists of like items are made, and how many of them a query must look into.
 
-Inner products depend on norms as much as on directions: popular items of a factorisation are a
+Inner products depend on lengths as much as on directions: popular items of a factorisation are a
 hundred times as long as rare ones, and lists by direction alone put both together, so that half the
-catalogue must be read. Items are therefore parted by norm first, and each part by direction.
+catalogue must be read. Items are therefore parted by how high they may score for users, which is
+more than length where vectors hold a bias, and each part into lists of near vectors.
 """
 
 from collections.abc import Iterator
@@ -15,14 +16,15 @@ from numpy.typing import NDArray
 from candidfeed.retrieval.index.inner_products import Floats, untyped_faiss
 from candidfeed.retrieval.index.inverted import InvertedIndex, Probing
 
-# Lists at a million items: 4,000. More make the choice of lists slower, fewer the lists longer.
-_LISTS_PER_ROOT = 4.0
-_N_NORM_PARTS = 9
-_CENTRES_AT_ONCE = 256
+# Lists at a million items: 8,000. More make the choice of lists slower, fewer the lists longer.
+_LISTS_PER_ROOT = 8.0
+# Where the catalogue is cut by reach, as shares of its items.
+_PARTS = (0.4, 0.75, 0.94)
 _SAMPLES_PER_LIST = 32
 _ITERATIONS = 5
 _LONGEST_LIST = 4.0
-_CODE_SAMPLES = 100_000
+_CODE_SAMPLES = 65_536
+_BITS = 4
 _ROWS_AT_ONCE = 65_536
 # FAISS compares fewer than 20 queries one by one, each on one thread: for long answers that is
 # faster than its matrix product.
@@ -83,15 +85,15 @@ def build_inverted(
         seed: of the samples that lists are made of.
     """
     rng = np.random.default_rng(seed)
-    list_of = _short_lists(_lists_by_norm_and_direction(vectors, rng))
+    list_of = _short_lists(_lists_by_reach(vectors, tuning.vectors, rng))
     means, deviations = _means_and_deviations(vectors, list_of)
-    lists = _coded(vectors, list_of, means, rng)
+    lists = _coded(vectors, list_of, means, samples=_likely(tuning, rng))
     probing = _choose_probing(list_of, means, deviations, tuning, k=k, target=recall_target)
     for _ in range(_MAX_CORRECTIONS):
         index = InvertedIndex(vectors, lists, list_of, probing)
         if recall_of(index, tuning, k).mean() >= recall_target:
             break
-        # What the 8-bit codes lose is made up for by more lists.
+        # What the codes lose is made up for by more lists.
         probing = _deeper(probing, n_lists=lists.nlist, n_items=len(vectors))
     return InvertedIndex(vectors, lists, list_of, probing)
 
@@ -110,31 +112,44 @@ def recall_of(index: InvertedIndex, queries: Queries, k: int) -> NDArray[np.floa
 # Lists
 
 
-def _lists_by_norm_and_direction(vectors: Floats, rng: np.random.Generator) -> NDArray[np.int32]:
-    """The list of each row, int32 [n_items]; lists of longer vectors come first."""
-    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    # Each part holds norms within a factor of two; the last one all that is shorter.
-    longest = np.quantile(norms, 0.9999)
-    edges = longest / 2.0 ** np.arange(1, _N_NORM_PARTS)
-    part_of = np.searchsorted(-edges, -norms)
-    sizes = np.bincount(part_of, minlength=_N_NORM_PARTS)
-    list_of = np.empty(len(vectors), np.int32)
+def _lists_by_reach(vectors: Floats, users: Floats, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The list of each row, int64 [n_items]; lists of items that may score higher come first.
+
+    Args:
+        users: vectors of real users, float32 [n, dim]; none is all zeros.
+    """
+    reach = _reach(vectors, users)
+    edges = np.quantile(reach, _PARTS)[::-1]
+    part_of = np.searchsorted(-edges, -reach)
+    sizes = np.bincount(part_of, minlength=len(_PARTS) + 1)
+    list_of = np.empty(len(vectors), np.int64)
     n_lists = 0
     for part, n in enumerate(_lists_of_parts(sizes)):
         rows = np.flatnonzero(part_of == part)
         if len(rows) == 0:
             continue
-        units = vectors[rows] / np.maximum(norms[rows, None], np.finfo(np.float32).tiny)
-        lists = _by_direction(units, n, rng)
+        lists = _nearest_centres(vectors[rows], n, rng)
         list_of[rows] = n_lists + lists
         n_lists += lists.max() + 1
     return list_of
 
 
+def _reach(vectors: Floats, users: Floats) -> Floats:
+    """How high each item scores for those who like it best, float32 [n_items].
+
+    Three standard deviations above its mean score, of users whose vectors have length 1.
+    """
+    units = users / np.linalg.norm(users, axis=1, keepdims=True)
+    mean = units.mean(axis=0)
+    spread = (units - mean).T @ (units - mean) / len(units)
+    variances = np.einsum("ij,ij->i", vectors @ spread, vectors)
+    return vectors @ mean + 3.0 * np.sqrt(np.maximum(variances, 0.0))
+
+
 def _lists_of_parts(sizes: NDArray[np.int64]) -> list[int]:
     """How many lists each part gets: half by its size, half by the root of it.
 
-    The parts of long vectors are small, and are looked into by every query.
+    The parts that reach high are small, and are looked into by every query.
     """
     n_lists = _LISTS_PER_ROOT * np.sqrt(sizes.sum())
     roots = np.sqrt(sizes)
@@ -142,45 +157,26 @@ def _lists_of_parts(sizes: NDArray[np.int64]) -> list[int]:
     return np.clip(np.round(wanted), 1, np.maximum(sizes // 8, 1)).astype(int).tolist()
 
 
-def _by_direction(units: Floats, n_lists: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Lists of rows of like direction, numbered from 0, int64 [len(units)].
-
-    Many lists are made in two steps, each with few centres: comparing a million rows with
-    thousands of centres would take longer than all the rest.
-    """
-    if n_lists <= _CENTRES_AT_ONCE:
-        return _nearest_centres(units, n_lists, rng)
-    coarse = _nearest_centres(units, int(np.sqrt(n_lists)), rng)
-    list_of = np.empty(len(units), np.int64)
-    n_made = 0
-    for part in range(coarse.max() + 1):
-        rows = np.flatnonzero(coarse == part)
-        n = max(1, round(n_lists * len(rows) / len(units)))
-        list_of[rows] = n_made + _nearest_centres(units[rows], n, rng)
-        n_made += n
-    return list_of
-
-
-def _nearest_centres(units: Floats, n_lists: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Spherical k-means of some of the rows, and the nearest centre of each row."""
-    n_lists = min(n_lists, len(units))
+def _nearest_centres(vectors: Floats, n_lists: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """K-means of some of the rows, and the nearest centre of each row."""
+    n_lists = min(n_lists, len(vectors))
     if n_lists <= 1:
-        return np.zeros(len(units), np.int64)
-    n_samples = min(len(units), _SAMPLES_PER_LIST * n_lists)
-    samples = units[np.sort(rng.choice(len(units), n_samples, replace=False))]
+        return np.zeros(len(vectors), np.int64)
+    n_samples = min(len(vectors), _SAMPLES_PER_LIST * n_lists)
+    samples = vectors[np.sort(rng.choice(len(vectors), n_samples, replace=False))]
     means = faiss.Kmeans(
-        units.shape[1], n_lists, niter=_ITERATIONS, spherical=True, min_points_per_centroid=1,
+        vectors.shape[1], n_lists, niter=_ITERATIONS, min_points_per_centroid=1,
         max_points_per_centroid=_SAMPLES_PER_LIST, seed=int(rng.integers(2**31)),
     )  # fmt: skip
     means.train(samples)
-    centres = faiss.IndexFlatIP(units.shape[1])
+    centres = faiss.IndexFlatL2(vectors.shape[1])
     centres.add(np.nan_to_num(np.asarray(means.centroids)))
     return np.concatenate(
-        [centres.search(block, 1)[1][:, 0] for block in _blocks(units, _ROWS_AT_ONCE)]
+        [centres.search(block, 1)[1][:, 0] for block in _blocks(vectors, _ROWS_AT_ONCE)]
     )
 
 
-def _short_lists(list_of: NDArray[np.int32]) -> NDArray[np.integer]:
+def _short_lists(list_of: NDArray[np.int64]) -> NDArray[np.integer]:
     """The same lists without empty ones, and the long ones cut, by row, into equal parts.
 
     Where many items are alike, or were never trained, a list could hold half the catalogue.
@@ -209,24 +205,29 @@ def _means_and_deviations(vectors: Floats, list_of: NDArray[np.integer]) -> tupl
     return means.astype(np.float32), np.sqrt(np.maximum(variances, 0)).astype(np.float32)
 
 
+def _likely(tuning: Queries, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Rows to learn codes from: those that users find, for only their scores must be told apart."""
+    return np.sort(rng.choice(np.unique(tuning.best), _CODE_SAMPLES))
+
+
 def _coded(
-    vectors: Floats, list_of: NDArray[np.integer], means: Floats, rng: np.random.Generator
-) -> faiss.IndexIVFScalarQuantizer:
+    vectors: Floats, list_of: NDArray[np.integer], means: Floats, *, samples: NDArray[np.int64]
+) -> faiss.IndexIVFPQFastScan:
+    """Four bits a coordinate say how far an item lies from the mean of its list."""
     n_items, dim = vectors.shape
     quantizer = faiss.IndexFlatIP(dim)
     quantizer.add(means)
-    code, metric = faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-    lists = faiss.IndexIVFScalarQuantizer(quantizer, dim, len(means), code, metric, False)
-    samples = np.sort(rng.choice(n_items, min(n_items, _CODE_SAMPLES), replace=False))
-    lists.sq.train(vectors[samples])
-    lists.is_trained = True
+    coded = faiss.IndexIVFPQ(quantizer, dim, len(means), dim, _BITS, faiss.METRIC_INNER_PRODUCT)
+    coded.pq.cp.min_points_per_centroid = 1
+    coded.pq.train(vectors[samples] - means[list_of[samples]])
+    coded.is_trained = True
     for start in range(0, n_items, _ROWS_AT_ONCE):
         block = np.ascontiguousarray(vectors[start : start + _ROWS_AT_ONCE])
         rows = np.arange(start, start + len(block))
         where = list_of[rows].astype(np.int64)
         pointers = (untyped_faiss.swig_ptr(each) for each in (block, rows, where))
-        lists.add_core(len(block), *pointers)
-    return lists
+        coded.add_core(len(block), *pointers)
+    return faiss.IndexIVFPQFastScan(coded)
 
 
 # How deep to look
