@@ -61,6 +61,9 @@ def serve(
     # Before anything is made or imported for it.
     pointer_of(releases)
 
+    # Each worker computes on its own thread: XLA's would only hand work to and fro.
+    os.environ.setdefault("NPROC", "1")
+
     from candidfeed.serving.server import bound, run
     from candidfeed.serving.service import Service
     from candidfeed.serving.settings import ServeSettings

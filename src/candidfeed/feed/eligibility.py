@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from candidfeed.feed.served import Rows
 from candidfeed.feed.slate import Proposed, Removed
+from candidfeed.retrieval.merge import is_in
 
 SEEN = "seen"
 DENIED = "denied"
@@ -33,8 +34,8 @@ class Rule:
 
 def among(reason: str, rows: Rows) -> Rule:
     """Bars these rows, in any order."""
-    barred = np.unique(rows)
-    return Rule(reason, lambda asked: _is_in(asked, barred), len(barred))
+    barred = np.sort(rows)
+    return Rule(reason, lambda asked: is_in(asked, barred), len(barred))
 
 
 def masked(reason: str, mask: NDArray[np.bool_]) -> Rule:
@@ -57,10 +58,3 @@ def eligible(
         kept.append(Proposed(one.source, rows))
     told = (Removed(why, np.unique(np.concatenate(rows))) for why, rows in removed.items() if rows)
     return tuple(kept), tuple(told)
-
-
-def _is_in(asked: Rows, ascending: Rows) -> NDArray[np.bool_]:
-    if not len(ascending):
-        return np.zeros(len(asked), bool)
-    places = np.searchsorted(ascending, asked)
-    return ascending[np.minimum(places, len(ascending) - 1)] == asked

@@ -3,9 +3,9 @@
 Nothing here reads a clock, a file or a random number: one release, person and `Ask` give one slate.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ LATEST: Final = "latest"
 Everybodys: TypeAlias = Literal["popular", "latest"]
 # That list is ordered by its one signal: how many people touched an item.
 _POPULAR_WEIGHTS = {"engaged": 1.0}
+_NOT_ASKED: Final = {"p_engaged": None, "p_like": None, "rating": None}
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,11 @@ def rank(served: Served, person: Person, retrieved: Retrieved, ask: Ask) -> Slat
     heads = score(served, person, candidates, now_s=ask.now_s)
     values = value(heads, weights_of(served, person))
     selected = select(values, candidates.rows, ask.k)
-    slots = _slots(served, person, candidates.take(selected.picked), values[selected.picked])
+    picked = selected.picked
+    said = _said(served, heads, picked)
     return Slate(
         person=person,
-        slots=_with_heads(served, slots, heads, selected),
+        slots=_slots(served, person, candidates.take(picked), values[picked], said),
         retrieved=retrieved,
         n_non_finite=int((~np.isfinite(values)).sum()),
         n_unknown=unknown_features(served, person, candidates.rows),
@@ -82,7 +84,8 @@ def in_retrieval_order(served: Served, person: Person, retrieved: Retrieved, ask
     candidates = retrieved.candidates
     values = first_values(served, person, candidates, ask)
     picked = select(values, candidates.rows, ask.k).picked
-    slots = _slots(served, person, candidates.take(picked), values[picked])
+    nothing = [_NOT_ASKED] * len(picked)
+    slots = _slots(served, person, candidates.take(picked), values[picked], nothing)
     return Slate(person, slots, retrieved, int((~np.isfinite(values)).sum()), {})
 
 
@@ -133,14 +136,15 @@ def merge(served: Served, kept: tuple[Proposed, ...], view: View | None) -> Cand
         (popular,) = kept
         rows = popular.rows[:n]
         nothing = np.zeros(len(rows), np.float32)
-        return Candidates(rows, (popular.source,) * len(rows), nothing, nothing)
+        source = np.zeros(len(rows), np.int8)
+        return Candidates(rows, source, (popular.source,), nothing, nothing)
     merged = merge_by_quota(
         [one.rows for one in kept], [served.settings.quotas[one.source] for one in kept]
     )
-    names = [one.source for one in kept]
     found = Candidates(
         rows=merged.rows,
-        sources=tuple(names[place] for place in merged.source),
+        source=merged.source,
+        names=tuple(one.source for one in kept),
         tower=tower_scores(served, view, merged.rows),
         neighbour=view.neighbours[merged.rows],
     )
@@ -185,37 +189,53 @@ def unknown_features(served: Served, person: Person, rows: Rows) -> dict[str, in
     return {f"{side}.{name}": n for side, found in sides.items() for name, n in found.items()}
 
 
-def _slots(served: Served, person: Person, chosen: Candidates, values: Floats) -> tuple[Slot, ...]:
-    """The slots without what the ranker says."""
+def _slots(
+    served: Served,
+    person: Person,
+    chosen: Candidates,
+    values: NDArray[np.floating],
+    said: Sequence[Mapping[str, Any]],
+) -> tuple[Slot, ...]:
+    """
+    Args:
+        said: of each candidate, what the ranker says of it, by the field of `Slot`.
+    """
     rows = chosen.rows
     if len(person.past):
         reasons = history_reasons(served, person, rows)
-    elif LATEST in chosen.sources:
+    elif LATEST in chosen.names:
         reasons = latest_reasons(served, rows)
     else:
         reasons = popular_reasons(served, rows)
     # Item by item: what gathers rows of a table hands them to other threads.
     columns = (served.items[name] for name in ("item_id", "title"))
     item_ids, titles = ([column[row] for row in rows.tolist()] for column in columns)
+    aligned = zip(item_ids, titles, values.tolist(), chosen.sources, reasons, said, strict=True)
     return tuple(
-        Slot(position, item_id, title, float(value), None, None, None, source, reason)
-        for position, (item_id, title, value, source, reason) in enumerate(
-            zip(item_ids, titles, values, chosen.sources, reasons, strict=True), start=1
-        )
+        Slot(position, item_id, title, value, source=source, reason=reason, **one)
+        for position, (item_id, title, value, source, reason, one) in enumerate(aligned, start=1)
     )
 
 
-def _with_heads(
-    served: Served, slots: tuple[Slot, ...], heads: Heads, selected: Selected
-) -> tuple[Slot, ...]:
+def _said(served: Served, heads: Heads, picked: NDArray[np.int64]) -> list[dict[str, Any]]:
+    nobody = [None] * len(picked)
     rated = served.has_ratings
-    return tuple(
-        replace(
-            slot,
-            p_engaged=float(heads.p_engaged[place]),
-            p_like=float(heads.p_like[place]) if rated else None,
-            rating=float(heads.rating[place]) if rated else None,
-            actions={name: float(one[place]) for name, one in heads.actions.items()},
+    return [
+        {"p_engaged": p_engaged, "p_like": p_like, "rating": rating, "actions": actions}
+        for p_engaged, p_like, rating, actions in zip(
+            heads.p_engaged[picked].tolist(),
+            heads.p_like[picked].tolist() if rated else nobody,
+            heads.rating[picked].tolist() if rated else nobody,
+            _by_slot(heads.actions, picked),
+            strict=True,
         )
-        for slot, place in zip(slots, selected.picked, strict=True)
-    )
+    ]
+
+
+def _by_slot(
+    actions: Mapping[str, NDArray[np.floating]], picked: NDArray[np.int64]
+) -> list[dict[str, float]]:
+    columns = [one[picked].tolist() for one in actions.values()]
+    return [dict(zip(actions, each, strict=True)) for each in zip(*columns, strict=True)] or [
+        {} for _ in picked
+    ]

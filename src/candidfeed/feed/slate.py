@@ -31,19 +31,26 @@ class Candidates:
 
     Attributes:
         rows: int32 [c].
-        sources: which source brought each.
+        source: place in `names` of the source that brought each, int8 [c].
         tower, neighbour: scores of stage one and of the neighbour model, float32 [c]; 0 for a
             person without a past.
     """
 
     rows: Rows
-    sources: tuple[str, ...]
+    source: NDArray[np.int8]
+    names: tuple[str, ...]
     tower: Floats
     neighbour: Floats
 
+    @property
+    def sources(self) -> list[str]:
+        return [self.names[place] for place in self.source.tolist()]
+
     def take(self, places: NDArray[np.integer]) -> "Candidates":
-        sources = tuple(self.sources[place] for place in places)
-        return Candidates(self.rows[places], sources, self.tower[places], self.neighbour[places])
+        return Candidates(
+            self.rows[places], self.source[places], self.names, self.tower[places],
+            self.neighbour[places],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
