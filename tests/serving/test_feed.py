@@ -192,6 +192,21 @@ def test_a_users_blocked_items_are_not_shown(start: Start) -> None:
     assert wrong.status_code == 400
 
 
+def test_what_was_put_of_a_user_and_fits_no_release_is_left_out_and_told(start: Start) -> None:
+    one = start()
+    before = one.feed(user_id(3), **asked_at())
+    path = f"/v1/users/{user_id(3)}"
+    refused = one.client.put(path, json={"fields": {"job": {"no": "category"}}})
+    assert refused.status_code == 400
+    assert "'job' can't be a category" in refused.json()["error"]["message"]
+    # As if a release came that reads this column in another way.
+    one.service.store.put_user(user_id(3), {"job": {"no": "category"}}, 1.0)
+    one.service.people.forget()
+    after = one.feed(user_id(3), **asked_at())
+    assert after["degraded"] == ["user_features"]
+    assert after["slots"] == before["slots"]
+
+
 def test_of_an_erased_user_nothing_is_read_any_more(start: Start) -> None:
     one = start()
     answer = one.feed(user_id(3))

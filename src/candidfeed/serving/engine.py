@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from candidfeed.data.vocabulary import UNKNOWN
-from candidfeed.errors import StoreError
+from candidfeed.errors import DataError, StoreError
 from candidfeed.feed.eligibility import BLOCKED, DENIED, SEEN, among
 from candidfeed.feed.pipeline import (
     LATEST,
@@ -27,7 +27,7 @@ from candidfeed.feed.pipeline import (
     weights_of,
 )
 from candidfeed.feed.served import Person
-from candidfeed.feed.slate import Retrieved, Slate
+from candidfeed.feed.slate import Retrieved, Slate, Slot
 from candidfeed.serving.live import LiveRelease
 from candidfeed.serving.metrics import Metrics
 from candidfeed.serving.people import KnownUser, People
@@ -41,6 +41,7 @@ from candidfeed.store.store import Store
 STORE_DOWN: Final = "store_down"
 RETRIEVAL_LATE: Final = "retrieval_late"
 RANKER_LATE: Final = "ranker_late"
+USER_FEATURES: Final = "user_features"
 # Of a user's fields: items that they never want to see.
 BLOCKED_ITEMS: Final = "blocked_items"
 _NOBODY: Final = KnownUser({}, is_erased=False)
@@ -155,7 +156,13 @@ class Engine:
         if STORE_DOWN in work.degraded:
             # Whether they were erased can't be told: what the release knows is not read.
             return replace(live.served.anonymous, past=live.past_of(later))
-        person = live.person(user_id, live.past_of(later), known.fields)
+        past = live.past_of(later)
+        try:
+            person = live.person(user_id, past, known.fields)
+        except DataError:
+            # They were put under a release whose columns were others.
+            work.degraded.append(USER_FEATURES)
+            person = live.person(user_id, past, {})
         if person.row == len(live.served.users):
             self._metrics.unknown_ids.labels("user").inc()
         return person
@@ -208,6 +215,8 @@ class Engine:
 
     def _write_down(self, work: Work, slate: Slate, weights: Mapping[str, float]) -> None:
         slots = [{**_slot(slot), "heads": _heads(slot)} for slot in slate.slots]
+        for slot in slots:
+            del slot["title"]
         logged = {"surface": work.request.surface, "weights": weights, "slots": slots}
         try:
             is_kept = self._store.log_slate(
@@ -256,7 +265,7 @@ def _mode(request: FeedRequest, slate: Slate) -> str:
     return request.mode
 
 
-def _slot(slot: Any) -> dict[str, Any]:
+def _slot(slot: Slot) -> dict[str, Any]:
     return {
         "position": slot.position,
         "item_id": slot.item_id,
@@ -268,7 +277,7 @@ def _slot(slot: Any) -> dict[str, Any]:
     }
 
 
-def _heads(slot: Any) -> dict[str, float | None]:
+def _heads(slot: Slot) -> dict[str, float | None]:
     """What was predicted; nothing where the ranker was not asked."""
     if slot.p_engaged is None:
         return {}

@@ -96,6 +96,7 @@ class Service:
 
     def _take_in(self) -> None:
         """What other processes wrote into the store."""
-        self.store.refresh()
+        if self.store.refresh():
+            self.people.forget()
         if self.keys is not None:
             self.keys.refresh()

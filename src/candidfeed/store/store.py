@@ -240,8 +240,13 @@ class Store:
 
     # The store itself
 
-    def refresh(self) -> None:
-        """Take in what other processes wrote since the last call; needed only where they do."""
+    def refresh(self) -> bool:
+        """Take in what other processes wrote since the last call; needed only where they do.
+
+        Returns:
+            Whether anything is known anew of any user, whoever wrote it.
+        """
+        before = self._followed
         events, users = self._followed
         while page := self._read().events_after(events, LARGEST_BATCH):
             events = page[-1][0]
@@ -251,6 +256,7 @@ class Store:
             if any(change.id is None for change in changes):
                 self._known.clear()
         self._followed = events, users
+        return users != before[1]
 
     def compact(self) -> None:
         """Write the files anew without what was erased or replaced; others wait meanwhile."""
