@@ -198,7 +198,7 @@ def test_what_was_put_of_a_user_and_fits_no_release_is_left_out_and_told(start: 
     path = f"/v1/users/{user_id(3)}"
     refused = one.client.put(path, json={"fields": {"job": {"no": "category"}}})
     assert refused.status_code == 400
-    assert "'job' can't be a category" in refused.json()["error"]["message"]
+    assert refused.json()["error"]["message"].startswith("job: expected a category, came {")
     # As if a release came that reads this column in another way.
     one.service.store.put_user(user_id(3), {"job": {"no": "category"}}, 1.0)
     one.service.people.forget()

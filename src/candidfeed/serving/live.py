@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from candidfeed.data.features import Bag
 from candidfeed.data.vocabulary import UNKNOWN
+from candidfeed.errors import DataError
 from candidfeed.feed.eligibility import DELETED, EXPIRED, Rule, masked
 from candidfeed.feed.pipeline import LATEST, Ask, recommend, retrieve
 from candidfeed.feed.served import Past, Person, Rows, Served
@@ -110,6 +111,9 @@ class LiveRelease:
             DataError: a field can't be a feature of its kind.
         """
         columns = self.served.user_map.columns
+        for one in columns:
+            if isinstance(came := fields.get(one.name), dict):
+                raise DataError(f"{one.name}: expected a {one.kind}, came {came!r}"[:200])
         return self.served.user_map.encode(
             pl.DataFrame({one.name: pl.Series([fields.get(one.name)]) for one in columns})
         )
