@@ -1,5 +1,6 @@
 """Feeds over HTTP: what the pipeline gives, moved by every acknowledged event."""
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -371,3 +372,14 @@ def test_all_items_of_the_release_can_be_asked_for(shared: Running) -> None:
 def test_a_path_that_is_not_there_is_told_as_json(shared: Running) -> None:
     answer = shared.client.get("/nothing")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "http")
+
+
+def test_the_page_of_all_routes_needs_no_other_host(shared: Running) -> None:
+    page = shared.client.get("/docs").text
+    assert "://" not in page
+    paths = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(paths) == 3
+    for path in paths:
+        answer = shared.client.get(path)
+        assert (path, answer.status_code) == (path, 200)
+        assert len(answer.content) > 1_000

@@ -5,6 +5,7 @@ from typing import Any, Final
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
@@ -36,7 +37,10 @@ _SCHEMAS: Final = "#/components/schemas/{model}"
 
 def make_app(service: Service) -> FastAPI:
     """The service over HTTP; `service` is started and closed by whoever made it."""
-    app = FastAPI(title="candidfeed", version=__version__, description=_ABOUT, redoc_url=None)
+    # The page's scripts come from here, not from another host.
+    app = FastAPIOffline(
+        title="candidfeed", version=__version__, description=_ABOUT, redoc_url=None
+    )
     app.add_middleware(Measured, service=service)
     for routes in (feed, events, admin):
         routes.add_routes(app, service)
