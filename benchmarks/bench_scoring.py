@@ -127,7 +127,10 @@ def _ask(served: Served, person: Person, taken: dict[str, list[float]]) -> None:
     asked = state, found.rows[None]
     scores = {"tower": found.tower[None], "neighbour": found.neighbour[None]}
     dense = step("- dense features", lambda: dense_features(space, *asked, **scores))
-    step("- ranker", lambda: scoring.predictions(served, state, found.rows, dense[0]))
+    step(
+        "- ranker",
+        lambda: scoring.predictions(served, scoring.Reader.of(served, state), found.rows, dense[0]),
+    )
     values = pipeline.value(heads, pipeline.weights_of(served, person))
     step("select", lambda: pipeline.select(values, found.rows, 10))
 
@@ -155,7 +158,9 @@ def whole(served: Served, pair: TwoStage, repeats: int) -> dict[str, Any]:
     inputs = ranker_inputs(space, state, rows[None], dense[None])
 
     def exported(places: Any = slice(None)) -> dict[str, Any]:
-        return scoring.predictions(served, state, rows[places], dense[places])
+        return scoring.predictions(
+            served, scoring.Reader.of(served, state), rows[places], dense[places]
+        )
 
     every, of_keras = exported(), model.predict_on_batch(inputs)
     order = np.random.default_rng(SEED).permutation(len(rows))
@@ -186,7 +191,9 @@ def runtimes(
     """The heads of `TasteTrunk` and `EngagedHead`, the user's part given, by runtime."""
     state, rows, dense = candidates(served, np.random.default_rng(SEED))
     user = served.ranker_user(user_inputs(served.space, state))
-    inputs = scoring.candidate_inputs(served.space, state, user, rows[None], dense[None])
+    inputs = scoring.candidate_inputs(
+        served.space, state, user, rows[None], dense[None], with_actions=True
+    )
     inputs = {name: one for name, one in inputs.items() if name in _READ} | {
         name: user[name] for name in _READ_OF_USER
     }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from candidfeed.feed.scoring import predictions, ranked_heads, user_state
+from candidfeed.feed.scoring import Reader, predictions, ranked_heads, user_state
 from candidfeed.feed.served import Person, Rows, Served
 from candidfeed.ranking.inputs import DENSE_FEATURES, dense_features
 from candidfeed.ranking.user_state import UserState
@@ -32,8 +32,8 @@ def test_a_prediction_has_the_same_bits_however_many_are_asked_for(
     tiny_served: Served, n: int
 ) -> None:
     state, rows, dense = asked(tiny_served)
-    every = predictions(tiny_served, state, rows, dense)
-    some = predictions(tiny_served, state, rows[:n], dense[:n])
+    every = predictions(tiny_served, Reader.of(tiny_served, state), rows, dense)
+    some = predictions(tiny_served, Reader.of(tiny_served, state), rows[:n], dense[:n])
     assert some.keys() == every.keys() >= {"engaged", "rating"}
     for name, one in some.items():
         assert (len(one), len(every[name])) == (n, N_MANY)
@@ -42,9 +42,11 @@ def test_a_prediction_has_the_same_bits_however_many_are_asked_for(
 
 def test_a_prediction_has_the_same_bits_in_any_order(tiny_served: Served) -> None:
     state, rows, dense = asked(tiny_served)
-    every = predictions(tiny_served, state, rows, dense)
+    every = predictions(tiny_served, Reader.of(tiny_served, state), rows, dense)
     order = np.random.default_rng(3).permutation(N_MANY)
-    for name, one in predictions(tiny_served, state, rows[order], dense[order]).items():
+    for name, one in predictions(
+        tiny_served, Reader.of(tiny_served, state), rows[order], dense[order]
+    ).items():
         np.testing.assert_array_equal(one, every[name][order])
 
 
@@ -80,7 +82,8 @@ def test_the_users_part_is_computed_once_a_request(tiny_served: Served) -> None:
 
     changed: dict[str, Any] = {name: counted(name) for name in ("ranker_user", "ranker")}
     state, rows, dense = asked(tiny_served, n=150)
-    predictions(replace(tiny_served, **changed), state, rows, dense)
+    served = replace(tiny_served, **changed)
+    predictions(served, Reader.of(served, state), rows, dense)
     assert calls == ["ranker_user", "ranker", "ranker", "ranker"]
 
 

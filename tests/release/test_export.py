@@ -9,7 +9,13 @@ import pytest
 
 from candidfeed.data.tables import Dataset, Label
 from candidfeed.errors import ReleaseError
-from candidfeed.feed.scoring import predictions, tower_inputs, user_state
+from candidfeed.feed.scoring import (
+    Reader,
+    action_predictions,
+    predictions,
+    tower_inputs,
+    user_state,
+)
 from candidfeed.feed.served import Served
 from candidfeed.ranking.action_inputs import ActionSpace, Rates
 from candidfeed.ranking.inputs import DENSE_FEATURES, ranker_inputs
@@ -106,7 +112,7 @@ def test_the_ranker_gives_the_heads_of_keras(tiny_exported: Served, tiny_whole: 
         dense = rng.normal(size=(30, len(DENSE_FEATURES))).astype(np.float32)
         inputs = ranker_inputs(served.space, state, items[None], dense[None])
         expected: dict[str, Any] = model(inputs, training=False)
-        found = predictions(served, state, items, dense)
+        found = predictions(served, Reader.of(served, state), items, dense)
         assert found.keys() == expected.keys()
         for name, array in found.items():
             np.testing.assert_allclose(array, np.asarray(expected[name])[0], atol=1e-5)
@@ -154,9 +160,13 @@ def test_every_part_of_a_ranker_is_served_as_keras_gives_it_and_for_each_candida
         expected: dict[str, Any] = model(
             ranker_inputs(served.space, state, items[None], dense[None])
         )
-        found = predictions(served, state, items, dense)
-        shuffled = predictions(served, state, items[order], dense[order])
-        alone = predictions(served, state, items[69:], dense[69:])
+        reader = Reader.of(served, state)
+
+        def said(places: Any, reader: Reader = reader) -> dict[str, Any]:
+            asked = served, reader, items[places], dense[places]
+            return predictions(*asked) | action_predictions(*asked)
+
+        found, shuffled, alone = said(slice(None)), said(order), said(slice(69, None))
         assert found.keys() == expected.keys() == {"engaged", "rating", "actions"}
         for name, array in found.items():
             np.testing.assert_allclose(array, np.asarray(expected[name])[0], rtol=1e-5, atol=1e-5)

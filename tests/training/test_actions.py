@@ -194,6 +194,28 @@ def test_a_count_is_released_as_it_is_and_may_have_a_weight(
         assert slot.value == pytest.approx(slot.actions["click"], rel=1e-5)
 
 
+def test_heads_that_the_order_does_not_depend_on_are_asked_of_the_slots_alone(
+    world: Dataset, pair: TwoStage, tmp_path: Path
+) -> None:
+    by_engaged = replace(pair.settings, value_weights={"engaged": 1.0})
+    by_click = replace(pair.settings, value_weights={"engaged": 1.0, "click": 1e-9})
+    apart = export_pair(world, replace(pair, settings=by_engaged))
+    joint = export_pair(world, replace(pair, settings=by_click))
+    assert (apart.settings.action_width, joint.settings.action_width) == (64, 0)
+    write_directory(tmp_path / "release", encode(apart), {})
+    again = read_release(tmp_path / "release")
+    for row in (3, 4):
+        person = again.person(world.users["user_id"][row])
+        ask = Ask(k=200, now_s=person.last_time_s)
+        slots = recommend(again, person, ask).slots
+        expected = {slot.item_id: slot for slot in recommend(joint, person, ask).slots}
+        assert {slot.item_id for slot in slots} == expected.keys() != set()
+        for slot in slots:
+            other = expected[slot.item_id]
+            assert slot.p_engaged == pytest.approx(other.p_engaged, abs=1e-6)
+            assert slot.actions == pytest.approx(other.actions, abs=1e-6)
+
+
 def test_a_person_of_whom_nothing_is_known_gets_the_items_own_rates(
     world: Dataset, pair: TwoStage
 ) -> None:

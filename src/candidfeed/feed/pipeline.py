@@ -226,16 +226,12 @@ def _said(served: Served, heads: Heads, picked: NDArray[np.int64]) -> list[dict[
             heads.p_engaged[picked].tolist(),
             heads.p_like[picked].tolist() if rated else nobody,
             heads.rating[picked].tolist() if rated else nobody,
-            _by_slot(heads.actions, picked),
+            _by_slot(heads.actions_at(picked), len(picked)),
             strict=True,
         )
     ]
 
 
-def _by_slot(
-    actions: Mapping[str, NDArray[np.floating]], picked: NDArray[np.int64]
-) -> list[dict[str, float]]:
-    columns = [one[picked].tolist() for one in actions.values()]
-    return [dict(zip(actions, each, strict=True)) for each in zip(*columns, strict=True)] or [
-        {} for _ in picked
-    ]
+def _by_slot(actions: Mapping[str, NDArray[np.floating]], n: int) -> list[dict[str, float]]:
+    columns = {name: one.tolist() for name, one in actions.items()}
+    return [{name: one[place] for name, one in columns.items()} for place in range(n)]

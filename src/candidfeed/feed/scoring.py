@@ -4,14 +4,14 @@ All shapes are fixed by the release: a candidate's predictions are the same to t
 it is scored alone or among others, and in any order.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from candidfeed.feed.exported import Arrays
+from candidfeed.feed.exported import Arrays, ExportedFunction
 from candidfeed.feed.served import FeedSettings, Floats, Person, Rows, Served
 from candidfeed.ranking.action_inputs import expected_actions, expected_of_anybody
 from candidfeed.ranking.inputs import RankerSpace, dense_features, pair_inputs, user_inputs
@@ -28,18 +28,26 @@ class Heads:
         p_like: probability that they like it, should they rate it; 0 where the log has no ratings.
         rating: the rating to expect; 0 where the log has none.
         actions: what is expected of each label, were it shown at the first place: P(it follows),
-            or of a counted one how many.
+            or of a counted one how many; empty where the order depends on none of them.
+        later: then, the same of the candidates at some places, int64 [n], once they are chosen.
     """
 
     p_engaged: NDArray[np.float64]
     p_like: NDArray[np.float64]
     rating: NDArray[np.float64]
     actions: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    later: Callable[[NDArray[np.int64]], Mapping[str, NDArray[np.float64]]] | None = None
 
     @property
     def by_name(self) -> dict[str, NDArray[np.float64]]:
         """What the published weighted sum is of."""
         return {"engaged": self.p_engaged, "liked": self.p_like, **self.actions}
+
+    def actions_at(self, places: NDArray[np.int64]) -> Mapping[str, NDArray[np.float64]]:
+        """`actions` of the candidates at these places, [n] each."""
+        if self.later is not None:
+            return self.later(places)
+        return {name: one[places] for name, one in self.actions.items()}
 
 
 @dataclass(frozen=True)
@@ -114,9 +122,15 @@ def ranked_heads(
     space = served.space
     state = user_state(space, person, width=served.settings.ranker_width, now_s=now_s)
     dense = dense_features(space, state, rows[None], tower=tower[None], neighbour=neighbour[None])
-    predicted = predictions(served, state, rows, dense[0])
+    reader = Reader.of(served, state)
+    predicted = predictions(served, reader, rows, dense[0])
     logit = predicted["engaged"].astype(np.float64)
     p_level = predicted["rating"].astype(np.float64)
+
+    def later(places: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        some, known = rows[places], dense[0, places]
+        return _actions(served, action_predictions(served, reader, some, known))
+
     # What is not finite goes on as it is: it is ranked last, and counted.
     with np.errstate(over="ignore", invalid="ignore"):
         # No matrix products here: their last bits depend on a row's place.
@@ -126,40 +140,81 @@ def ranked_heads(
             p_like=calibrated["liked"]((p_level * space.scale.liked).sum(axis=1)),
             rating=(p_level * space.scale.levels).sum(axis=1),
             actions=_actions(served, predicted),
+            later=later if served.ranker_actions is not None else None,
         )
 
 
 def _actions(served: Served, predicted: Arrays) -> dict[str, NDArray[np.float64]]:
-    """What is expected of each label, calibrated, [c] each."""
+    """What is expected of each label, calibrated, [c] each; empty where it was not asked for."""
     space = served.space.actions
-    if space is None:
+    if space is None or "actions" not in predicted:
         return {}
     expected = expected_actions(predicted["actions"], space)
     return {name: served.calibration[name](one) for name, one in expected.items()}
 
 
+@dataclass(frozen=True)
+class Reader:
+    """What the ranker knows of one person at one time, made once a request.
+
+    Attributes:
+        state: of one user, as `user_state` makes it.
+        user: what the release's `ranker_user` makes of that.
+    """
+
+    state: UserState
+    user: Arrays
+
+    @staticmethod
+    def of(served: Served, state: UserState) -> "Reader":
+        return Reader(state, served.ranker_user(user_inputs(served.space, state)))
+
+
 def predictions(
-    served: Served, state: UserState, rows: Rows, dense: Floats
+    served: Served, reader: Reader, rows: Rows, dense: Floats
 ) -> dict[str, NDArray[np.floating]]:
     """What the ranker says of any number of candidates, [c, ...] by head.
 
-    The user's part is computed once; `candidate_width` candidates are asked for at a time.
-
     Args:
-        state: of one user, as `user_state` makes it.
         rows: int32 [c].
         dense: float32 [c, f].
     """
-    space, width = served.space, served.settings.candidate_width
-    user = served.ranker_user(user_inputs(space, state))
+    with_actions = served.ranker_actions is None
+    width = served.settings.candidate_width
+    return _in_parts(served, served.ranker, width, reader, rows, dense, with_actions=with_actions)
+
+
+def action_predictions(
+    served: Served, reader: Reader, rows: Rows, dense: Floats
+) -> dict[str, NDArray[np.floating]]:
+    """What the action heads say, as `predictions`; of a release where they stand apart."""
+    function, width = served.ranker_actions, served.settings.action_width
+    assert function is not None
+    return _in_parts(served, function, width, reader, rows, dense, with_actions=True)
+
+
+def _in_parts(
+    served: Served,
+    function: ExportedFunction,
+    width: int,
+    reader: Reader,
+    rows: Rows,
+    dense: Floats,
+    *,
+    with_actions: bool,
+) -> dict[str, NDArray[np.floating]]:
+    """Asks `function` of `width` candidates at a time."""
     parts = []
     for start in range(0, max(len(rows), 1), width):
         some = rows[start : start + width]
-        items = np.full((1, width), space.n_items, np.int32)
+        items = np.full((1, width), served.space.n_items, np.int32)
         features = np.zeros((1, width, dense.shape[1]), np.float32)
         items[0, : len(some)] = some
         features[0, : len(some)] = dense[start : start + width]
-        heads = served.ranker(candidate_inputs(space, state, user, items, features))
+        inputs = candidate_inputs(
+            served.space, reader.state, reader.user, items, features, with_actions=with_actions
+        )
+        heads = function(inputs)
         parts.append({name: one[0, : len(some)] for name, one in heads.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -170,15 +225,20 @@ def candidate_inputs(
     user: Arrays,
     items: NDArray[np.int32],
     dense: Floats,
+    *,
+    with_actions: bool,
 ) -> dict[str, Any]:
-    """What the release's `ranker` takes.
+    """What the release's `ranker` and `ranker_actions` take.
 
     Args:
         user: what its `ranker_user` made of this user.
-        items: int32 [1, candidate_width]; n_items is padding.
-        dense: float32 [1, candidate_width, f].
+        items: int32 [1, width]; n_items is padding.
+        dense: float32 [1, width, f].
+        with_actions: whether the function has action heads.
     """
-    pairs = pair_inputs(space, state, items, dense, time_s=state.now_s[:, None])
+    pairs = pair_inputs(
+        space, state, items, dense, time_s=state.now_s[:, None], with_actions=with_actions
+    )
     return {"user": user, "item": items, **pairs}
 
 

@@ -47,6 +47,8 @@ class FeedSettings:
         tower_width, ranker_width: events of a history that `tower` and `ranker_user` take.
         tower_reads_vectors: whether the tower's function takes the vectors of a history's items
             beside their rows, instead of holding those of all items once more.
+        action_width: candidates that `ranker_actions` takes at once; 0 where `ranker` speaks of
+            actions itself, because the order depends on them, or where the log has none.
         positive_kinds: events of these kinds are a past; of any kind where it is empty.
     """
 
@@ -58,6 +60,7 @@ class FeedSettings:
     tower_width: int
     ranker_width: int
     tower_reads_vectors: bool = False
+    action_width: int = 0
     positive_kinds: tuple[str, ...] = ()
 
 
@@ -205,6 +208,7 @@ class Served:
         space: what the ranker knows of items, ratings and time.
         ranker_user: a user to what the ranker needs of them, once a request.
         ranker: that and candidates to logits and rating distributions.
+        ranker_actions: that and candidates to what the action heads say; None where `ranker` does.
         calibration: of each head, from what the ranker says to how often it is so.
     """
 
@@ -224,6 +228,7 @@ class Served:
     ranker_user: ExportedFunction
     ranker: ExportedFunction
     calibration: Mapping[str, Calibrator]
+    ranker_actions: ExportedFunction | None = None
 
     @property
     def n_items(self) -> int:
@@ -301,7 +306,8 @@ class Served:
         with ThreadPoolExecutor() as pool:
             for one in [
                 pool.submit(function.compile, quickly=quickly)
-                for function in (self.tower, self.ranker_user, self.ranker)
+                for function in (self.tower, self.ranker_user, self.ranker, self.ranker_actions)
+                if function is not None
             ]:
                 one.result()
 

@@ -235,16 +235,18 @@ def pair_inputs(
     dense: Floats,
     *,
     time_s: NDArray[np.float64],
+    with_actions: bool = True,
 ) -> Inputs:
     """What `Ranker.heads` reads beside the two parts.
 
     Args:
         items, dense: as in `ranker_inputs`.
         time_s: float64 [b, c], or [b, 1] where all of a user's are asked for at one time.
+        with_actions: whether action heads are asked, where there are any.
     """
     inside, own_tone = _own_events(space.n_items, state, items)
     shown = {}
-    if space.actions is not None:
+    if space.actions is not None and with_actions:
         # What is asked for is shown at the first place.
         item = np.where(items < space.n_items, items, 0)
         shown = space.actions.pair_inputs(state.row, item, np.ones_like(item))

@@ -191,9 +191,15 @@ class Ranker(keras.Model):
             found = {"engaged": engaged, "rating": rating}
         # The trunk is trained on inputs of its own, which say nothing of what was shown.
         if self.actions is not None and "rates" in inputs:
-            said = self.actions({**inputs, **user}, training=training)
-            found["actions"] = self.actions.expected(said)
+            found["actions"] = self.action_logs(user, inputs, training=training)
         return found
+
+    def action_logs(
+        self, user: dict[str, Tensor], inputs: dict[str, Tensor], training: bool = False
+    ) -> Tensor:
+        """What the action heads say, as `heads` gives it; of a ranker that has them."""
+        assert self.actions is not None
+        return self.actions.expected(self.actions({**inputs, **user}, training=training))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self._config}

@@ -92,7 +92,7 @@ def export_pair(
 def _exported_ranker(
     ranker: FittedRanker, person: Person, settings: FeedSettings
 ) -> dict[str, ExportedFunction]:
-    """`ranker_user` and `ranker` of `Served`."""
+    """`ranker_user`, `ranker` and, where it stands apart, `ranker_actions` of `Served`."""
     model, space = ranker.model, ranker.space
     state = user_state(space, person, width=settings.ranker_width, now_s=float("nan"))
     asked = user_inputs(space, state)
@@ -106,13 +106,24 @@ def _exported_ranker(
         }
         return model.heads(inputs["user"], part, inputs)
 
-    return {
+    functions = {
         "ranker_user": export_function(model, model.user_part, asked),
         "ranker": export_function(
-            model, heads, _no_candidates(space, state, user_part, settings.candidate_width),
+            model, heads,
+            _no_candidates(
+                space, state, user_part, settings.candidate_width,
+                with_actions=not settings.action_width,
+            ),
             tables=_item_tables(model, space),
         ),
     }  # fmt: skip
+    if settings.action_width:
+        functions["ranker_actions"] = export_function(
+            model,
+            lambda inputs: {"actions": model.action_logs(inputs["user"], inputs)},
+            _no_candidates(space, state, user_part, settings.action_width, with_actions=True),
+        )
+    return functions
 
 
 def _item_tables(model: Ranker, space: RankerSpace) -> Arrays:
@@ -207,8 +218,15 @@ def _settings(dataset: Dataset, pair: TwoStage, pasts: Pasts) -> FeedSettings:
         ranker_width=_rounded_up(min(longest, MAX_RANKER_HISTORY)),
         # A user of the history tower is made of items' vectors; another tower's of its own tables.
         tower_reads_vectors=is_large,
+        action_width=_WIDTH_STEP if _actions_stand_apart(pair) else 0,
         positive_kinds=dataset.positive_kinds,
     )
+
+
+def _actions_stand_apart(pair: TwoStage) -> bool:
+    """Whether the order of a list depends on none of the action heads that there are."""
+    space, weights = pair.ranker.space.actions, pair.settings.value_weights or {}
+    return space is not None and not any(weights.get(label.name) for label in space.labels)
 
 
 def _rounded_up(n: int) -> int:
@@ -216,12 +234,12 @@ def _rounded_up(n: int) -> int:
 
 
 def _no_candidates(
-    space: RankerSpace, state: UserState, user_part: Arrays, width: int
+    space: RankerSpace, state: UserState, user_part: Arrays, width: int, *, with_actions: bool
 ) -> dict[str, Any]:
     """Inputs of the shapes and types that `feed.scoring` will give; every candidate is padding."""
     items = np.full((1, width), space.n_items, np.int32)
     dense = np.zeros((*items.shape, len(DENSE_FEATURES)), np.float32)
-    return candidate_inputs(space, state, user_part, items, dense)
+    return candidate_inputs(space, state, user_part, items, dense, with_actions=with_actions)
 
 
 def _neighbours(model: Neighbour | None, *, n_items: int) -> Neighbours | UserNeighbours:
