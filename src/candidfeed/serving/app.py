@@ -15,7 +15,7 @@ from starlette.routing import Route
 from candidfeed import __version__
 from candidfeed.errors import DataError, StoreBusyError, StoreError
 from candidfeed.serving import admin, events, feed
-from candidfeed.serving.http import Measured, Refusal, allowed, answered, declared, problem
+from candidfeed.serving.http import SCHEMAS, Measured, Refusal, allowed, answered, declared, problem
 from candidfeed.serving.service import Service
 from candidfeed.serving.wire import (
     Alive,
@@ -32,7 +32,6 @@ from candidfeed.serving.wire import (
 _ABOUT: Final = "Events in, feed out. Answers are JSON; errors say what is wrong and what to do."
 # Bodies that the routes read by themselves.
 _BODIES: Final[tuple[type[BaseModel], ...]] = (FeedRequest, ItemFields, UserFields, NewKey)
-_SCHEMAS: Final = "#/components/schemas/{model}"
 
 
 def make_app(service: Service) -> FastAPI:
@@ -46,7 +45,7 @@ def make_app(service: Service) -> FastAPI:
         routes.add_routes(app, service)
     _add_health(app, service)
     _add_errors(app, service)
-    app.openapi = lambda: _described(app)  # pyright: ignore[reportAttributeAccessIssue]
+    app.openapi_schema = _described(app)
     return app
 
 
@@ -128,25 +127,21 @@ def _methods(app: FastAPI, request: Request) -> list[str]:
 
 def _described(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI description, with the bodies that routes read by themselves, and our refusals."""
-    if app.openapi_schema is None:
-        described = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes
-        )
-        _, bodies = models_json_schema(
-            [(model, "validation") for model in _BODIES], ref_template=_SCHEMAS
-        )
-        schemas = described["components"]["schemas"]
-        schemas |= bodies["$defs"]
-        for operations in described["paths"].values():
-            for operation in operations.values():
-                # Ours are 400, with one shape for all.
-                if operation["responses"].pop("422", None):
-                    reference = {"$ref": _SCHEMAS.format(model=ErrorAnswer.__name__)}
-                    content = {"application/json": {"schema": reference}}
-                    operation["responses"].setdefault(
-                        "400", {"description": "", "content": content}
-                    )
-        for gone in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(gone, None)
-        app.openapi_schema = described
-    return app.openapi_schema
+    described = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    _, bodies = models_json_schema(
+        [(model, "validation") for model in _BODIES], ref_template=f"{SCHEMAS}{{model}}"
+    )
+    schemas = described["components"]["schemas"]
+    schemas |= bodies["$defs"]
+    for operations in described["paths"].values():
+        for operation in operations.values():
+            # Ours are 400, with one shape for all.
+            if operation["responses"].pop("422", None):
+                reference = {"$ref": f"{SCHEMAS}{ErrorAnswer.__name__}"}
+                content = {"application/json": {"schema": reference}}
+                operation["responses"].setdefault("400", {"description": "", "content": content})
+    for gone in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(gone, None)
+    return described

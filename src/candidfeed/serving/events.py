@@ -61,7 +61,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/events",
         **declared(EventsAnswer, 400, 401, 403, 413, 429, 503),
-        openapi_extra=takes(None, schema=SCHEMA), tags=["events"],
+        openapi_extra=takes(SCHEMA), tags=["events"],
     )  # fmt: skip
     async def events(request: Request) -> Response:
         """Keep what people did; answered once it is on disk."""

@@ -14,6 +14,7 @@ from candidfeed.serving.service import Service
 from candidfeed.serving.wire import ErrorAnswer, encoded
 
 JSON: Final = "application/json"
+SCHEMAS: Final = "#/components/schemas/"
 _RETRY_S: Final = 1
 _TOLD: Final[Mapping[int, str]] = {
     400: "The request can't be understood: what is wrong, what came, what to do.",
@@ -57,10 +58,10 @@ def declared(answer: type[BaseModel], *refusals: int) -> dict[str, Any]:
     return {"responses": {200: {"model": answer}, **told}}
 
 
-def takes(model: type[BaseModel] | None, *, schema: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Of a route that reads its body by itself: what it takes, for its description."""
-    reference = schema or {"$ref": f"#/components/schemas/{model.__name__}"}  # pyright: ignore[reportOptionalMemberAccess]
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": reference}}}}
+def takes(body: type[BaseModel] | dict[str, Any]) -> dict[str, Any]:
+    """Of a route that reads its body by itself: its model or JSON schema, for its description."""
+    schema = body if isinstance(body, dict) else {"$ref": f"{SCHEMAS}{body.__name__}"}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
 
 
 def allowed(service: Service, request: Request, scope: keys.Scope) -> Bearer:
