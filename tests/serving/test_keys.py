@@ -59,7 +59,11 @@ def test_each_route_asks_for_a_key_of_its_scope(start: Start) -> None:
 
 
 def test_every_route_of_the_description_is_tested_for_its_key(shared: Running) -> None:
-    described = shared.client.get("/openapi.json").json()["paths"]
+    description = shared.client.get("/openapi.json").json()
+    described = description["paths"]
+    # So that the page of all routes can send a key.
+    assert description["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    assert description["security"] == [{"key": []}]
     routes = {
         (method.upper(), path) for path, methods in described.items() for method in methods
     } - {("GET", "/livez"), ("GET", "/readyz")}

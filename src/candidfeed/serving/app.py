@@ -1,10 +1,9 @@
 """The routes: HTTP on one side, the parts of the service on the other."""
 
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -45,7 +44,7 @@ def make_app(service: Service) -> FastAPI:
         routes.add_routes(app, service)
     _add_health(app, service)
     _add_errors(app, service)
-    app.openapi_schema = _described(app)
+    _describe(app, with_keys=service.keys is not None)
     return app
 
 
@@ -125,11 +124,10 @@ def _methods(app: FastAPI, request: Request) -> list[str]:
     return sorted({method for one in fitting for method in one.methods or ()})
 
 
-def _described(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI description, with the bodies that routes read by themselves, and our refusals."""
-    described = get_openapi(
-        title=app.title, version=app.version, description=app.description, routes=app.routes
-    )
+def _describe(app: FastAPI, *, with_keys: bool) -> None:
+    """Add to the app's description the bodies that routes read by themselves, and our refusals."""
+    # Kept by the app as long as no route is added.
+    described = app.openapi()
     _, bodies = models_json_schema(
         [(model, "validation") for model in _BODIES], ref_template=f"{SCHEMAS}{{model}}"
     )
@@ -144,4 +142,8 @@ def _described(app: FastAPI) -> dict[str, Any]:
                 operation["responses"].setdefault("400", {"description": "", "content": content})
     for gone in ("HTTPValidationError", "ValidationError"):
         schemas.pop(gone, None)
-    return described
+    if with_keys:
+        described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        described["security"] = [{"key": []}]
+        for path in ("/livez", "/readyz"):
+            described["paths"][path]["get"]["security"] = []

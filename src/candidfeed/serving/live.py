@@ -78,11 +78,6 @@ class LiveRelease:
             return np.empty(0, np.int32)
         return self.served.item_ids.rows(list(item_ids))
 
-    def known_rows(self, item_ids: Sequence[str]) -> Rows:
-        """Rows of those items that the release has, int32 [at most n]."""
-        rows = self.rows_of(item_ids)
-        return rows[rows != UNKNOWN]
-
     def rules(self, now_s: float) -> tuple[Rule, ...]:
         """What may be shown to nobody at this time."""
         changes = self.changes
