@@ -94,6 +94,8 @@ class Past:
 
     def then(self, later: "Past") -> "Past":
         """Both, oldest first; an item of both counts once, its last time."""
+        if not len(later):
+            return self
         items = np.concatenate([self.items, later.items])
         times_s = np.concatenate([self.times_s, later.times_s])
         values = np.concatenate([self.values, later.values])
