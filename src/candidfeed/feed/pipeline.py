@@ -52,6 +52,7 @@ class Ask:
         everybodys: the list for a person without a past.
         policy: what the slate keeps to beside values.
         request_id: what is drawn for exploration follows from it.
+        all_heads: whether what the order does not depend on is predicted too, of the slots.
     """
 
     k: int
@@ -61,6 +62,7 @@ class Ask:
     everybodys: Everybodys = POPULAR
     policy: Policy = DEFAULT_POLICY
     request_id: str = ""
+    all_heads: bool = True
 
 
 def recommend(served: Served, person: Person, ask: Ask) -> Slate:
@@ -100,7 +102,7 @@ def rank(served: Served, person: Person, retrieved: Retrieved, ask: Ask) -> Slat
     heads = score(served, person, candidates, now_s=ask.now_s)
     values = value(heads, weights_of(served, person))
     selected = selected_of(served, person, candidates, values, ask)
-    said = _said(served, heads, selected.picked)
+    said = _said(served, heads, selected.picked, ask)
     return Slate(
         person=person,
         slots=_slots(served, person, candidates, selected, values, said),
@@ -268,8 +270,11 @@ def _slots(
     )  # fmt: skip
 
 
-def _said(served: Served, heads: Heads, picked: NDArray[np.int64]) -> list[dict[str, Any]]:
+def _said(
+    served: Served, heads: Heads, picked: NDArray[np.int64], ask: Ask
+) -> list[dict[str, Any]]:
     nobody = [None] * len(picked)
+    actions = heads.actions_at(picked) if ask.all_heads or heads.later is None else {}
     rated = served.has_ratings
     return [
         {"p_engaged": p_engaged, "p_like": p_like, "rating": rating, "actions": actions}
@@ -277,7 +282,7 @@ def _said(served: Served, heads: Heads, picked: NDArray[np.int64]) -> list[dict[
             heads.p_engaged[picked].tolist(),
             heads.p_like[picked].tolist() if rated else nobody,
             heads.rating[picked].tolist() if rated else nobody,
-            _by_slot(heads.actions_at(picked), len(picked)),
+            _by_slot(actions, len(picked)),
             strict=True,
         )
     ]

@@ -188,6 +188,7 @@ class Engine:
             everybodys=LATEST if request.mode == "latest" else POPULAR,
             policy=self._settings.policy,
             request_id=work.request_id,
+            all_heads=request.debug,
         )
 
     def _known_rows(self, live: LiveRelease, item_ids: list[str]) -> Any:
