@@ -18,6 +18,7 @@ from candidfeed.cli import (
     load,
     recommend,
     reference,
+    retrain,
     rollback,
     serve,
     synth,
@@ -40,6 +41,7 @@ app.command()(build.build)
 app.command()(compare.compare)
 app.command()(recommend.recommend)
 app.command()(serve.serve)
+app.command()(retrain.retrain)
 app.command()(rollback.rollback)
 app.command()(synth.synth)
 app.command()(load.load)

@@ -10,6 +10,14 @@ import typer
 from candidfeed.cli.output import console, notes, require_writable
 from candidfeed.errors import ConfigError
 
+StorePlace = Annotated[
+    str | None,
+    typer.Option(
+        help="A SQLite file or postgresql://…; without it store.db in the folder "
+        "RELEASES-state beside the releases."
+    ),
+]
+
 
 def serve(
     releases: Annotated[
@@ -19,13 +27,7 @@ def serve(
         str, typer.Option(help="Address to listen on; others than this machine's need keys.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 8000,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            help="A SQLite file or postgresql://…; without it store.db in the folder "
-            "RELEASES-state beside the releases."
-        ),
-    ] = None,
+    store: StorePlace = None,
     deadline_ms: Annotated[
         float, typer.Option(min=1, help="After so long a feed is answered with what there is.")
     ] = 150.0,
@@ -54,7 +56,7 @@ def serve(
     if no_auth and not _is_this_machine(host):
         raise ConfigError(f"--no-auth: {host} can be reached from elsewhere; leave it out")
     require_writable(files=[key_file])
-    where = store or str(_state_folder(releases) / "store.db")
+    where = store_of(releases, store)
 
     from candidfeed.release.storage import pointer_of
 
@@ -84,9 +86,10 @@ def serve(
         run(service, listening, _show_address)
 
 
-def _state_folder(releases: Path) -> Path:
+def store_of(releases: Path, named: str | None) -> str:
+    """Where the service of these releases keeps its state: as named, or beside them."""
     whole = releases.resolve()
-    return whole.with_name(f"{whole.name}-state")
+    return named or str(whole.with_name(f"{whole.name}-state") / "store.db")
 
 
 def _is_this_machine(host: str) -> bool:

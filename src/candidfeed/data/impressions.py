@@ -52,8 +52,9 @@ def read_impressions(
     """The impressions from one time to another, and what came of each.
 
     An event is put down to the impression that it names (`shown_at`), else to the last one of the
-    same user and item that is not later, and not older than `dataset.attribution_s`. What lies at `until_s` or after is not read; an
-    impression is left out where an event that belongs to it may lie there.
+    same user and item that is not later, and not older than `dataset.attribution_s`. What lies at
+    `until_s` or after is not read; an impression is left out where an event that belongs to it may
+    lie there.
 
     Args:
         from_s, until_s: seconds since 1970 UTC; what is at `from_s` is in.

@@ -128,6 +128,16 @@ def pointer_of(target: Path) -> bytes:
         return _read_pointer(target).encode()
 
 
+def manifest_in_force(target: Path) -> dict[str, Any]:
+    """What the build of the release in force said of it; no other file is read.
+
+    Raises:
+        ReleaseError: there is no release, or its manifest is not what was built.
+    """
+    with _reading(target):
+        return _read_listing(target, _read_pointer(target)).release
+
+
 def roll_back(target: Path) -> OpenedDirectory:
     """Put the generation before the one in force, and what it was built from, in force again.
 
@@ -402,12 +412,7 @@ def _read_pointer(target: Path) -> Pointer:
 
 def _open_generation(target: Path, pointer: Pointer) -> OpenedDirectory:
     folder = target / pointer.release_id
-    if _kind(folder) != "a folder":
-        raise ReleaseError(f"{folder}: expected a folder, found {_kind(folder)}; {CHANGED}")
-    path = _plain_file(folder / MANIFEST)
-    encoded = path.read_bytes()
-    _compare(path, "sha256", pointer.manifest_sha256, hashlib.sha256(encoded).hexdigest())
-    listing = parse_listing(path, encoded)
+    listing = _read_listing(target, pointer)
     _check_files(folder, listing.files)
     return OpenedDirectory(
         path=folder,
@@ -415,6 +420,16 @@ def _open_generation(target: Path, pointer: Pointer) -> OpenedDirectory:
         candidfeed_version=listing.candidfeed_version,
         manifest=listing.release,
     )
+
+
+def _read_listing(target: Path, pointer: Pointer) -> Listing:
+    folder = target / pointer.release_id
+    if _kind(folder) != "a folder":
+        raise ReleaseError(f"{folder}: expected a folder, found {_kind(folder)}; {CHANGED}")
+    path = _plain_file(folder / MANIFEST)
+    encoded = path.read_bytes()
+    _compare(path, "sha256", pointer.manifest_sha256, hashlib.sha256(encoded).hexdigest())
+    return parse_listing(path, encoded)
 
 
 def _check_files(folder: Path, entries: Mapping[str, FileEntry]) -> None:
