@@ -128,6 +128,16 @@ def pointer_of(target: Path) -> bytes:
         return _read_pointer(target).encode()
 
 
+def in_force_since(target: Path) -> float:
+    """When the release in force was put there, by a build or by going back; seconds since 1970.
+
+    Raises:
+        ReleaseError: there is no release.
+    """
+    with _reading(target):
+        return (target / POINTER).stat().st_mtime
+
+
 def manifest_in_force(target: Path) -> dict[str, Any]:
     """What the build of the release in force said of it; no other file is read.
 
