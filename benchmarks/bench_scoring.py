@@ -129,7 +129,7 @@ def _ask(served: Served, person: Person, taken: dict[str, list[float]]) -> None:
     dense = step("- dense features", lambda: dense_features(space, *asked, **scores))
     step(
         "- ranker",
-        lambda: scoring.predictions(served, scoring.Reader.of(served, state), found.rows, dense[0]),
+        lambda: scoring.predictions(served, state, found.rows, dense[0]),
     )
     values = pipeline.value(heads, pipeline.weights_of(served, person))
     step("select", lambda: pipeline.select(values, found.rows, 10))
@@ -158,9 +158,7 @@ def whole(served: Served, pair: TwoStage, repeats: int) -> dict[str, Any]:
     inputs = ranker_inputs(space, state, rows[None], dense[None])
 
     def exported(places: Any = slice(None)) -> dict[str, Any]:
-        return scoring.predictions(
-            served, scoring.Reader.of(served, state), rows[places], dense[places]
-        )
+        return scoring.predictions(served, state, rows[places], dense[places])
 
     every, of_keras = exported(), model.predict_on_batch(inputs)
     order = np.random.default_rng(SEED).permutation(len(rows))
@@ -190,10 +188,9 @@ def runtimes(
 ) -> dict[str, dict[str, Any]]:
     """The heads of `TasteTrunk` and `EngagedHead`, the user's part given, by runtime."""
     state, rows, dense = candidates(served, np.random.default_rng(SEED))
-    user = served.ranker_user(user_inputs(served.space, state))
-    inputs = scoring.candidate_inputs(
-        served.space, state, user, rows[None], dense[None], with_actions=True
-    )
+    part: Any = model.user_part(user_inputs(served.space, state))
+    user = {name: np.asarray(one) for name, one in part.items()}
+    inputs = scoring.candidate_inputs(served.space, state, rows[None], dense[None])
     inputs = {name: one for name, one in inputs.items() if name in _READ} | {
         name: user[name] for name in _READ_OF_USER
     }

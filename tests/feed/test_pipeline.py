@@ -1,6 +1,5 @@
 """The slate: what training promises is what is served, nothing seen comes back, bits are stable."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -240,17 +239,18 @@ def test_finite_values_come_first_equal_ones_by_lower_row_and_nothing_is_lost(
 
 
 def test_scores_that_are_not_finite_come_last_and_are_counted(tiny_served: Served) -> None:
-    ranker: Callable[[Any], dict[str, np.ndarray]] = tiny_served.ranker
+    class Broken:
+        reads = tiny_served.ranker.reads
 
-    def broken(inputs: Any) -> dict[str, np.ndarray]:
-        outputs = {name: array.copy() for name, array in ranker(inputs).items()}
-        outputs["engaged"][0, [0, 2]] = np.nan
-        outputs["rating"][0, 1] = np.inf
-        return outputs
+        def __call__(self, inputs: Any) -> dict[str, np.ndarray]:
+            outputs = {name: array.copy() for name, array in tiny_served.ranker(inputs).items()}
+            outputs["engaged"][0, [0, 2]] = np.nan
+            outputs["rating"][0, 1] = np.inf
+            return outputs
 
     person = people(tiny_served)[0]
     ranked = retrieve(tiny_served, person, Ask(k=20, now_s=1.7e9)).candidates
-    changed: dict[str, Any] = {"ranker": broken}
+    changed: dict[str, Any] = {"ranker": Broken()}
     served = replace(tiny_served, **changed)
     slate = recommend(served, person, Ask(k=20, now_s=person.last_time_s))
     assert slate.n_non_finite == 3

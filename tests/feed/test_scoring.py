@@ -1,13 +1,12 @@
 """The exported ranker: any number of candidates, each for itself, the user's part once."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from candidfeed.feed.scoring import Reader, predictions, ranked_heads, user_state
+from candidfeed.feed.scoring import predictions, ranked_heads, user_state
 from candidfeed.feed.served import Person, Rows, Served
 from candidfeed.ranking.inputs import DENSE_FEATURES, dense_features
 from candidfeed.ranking.user_state import UserState
@@ -32,8 +31,8 @@ def test_a_prediction_has_the_same_bits_however_many_are_asked_for(
     tiny_served: Served, n: int
 ) -> None:
     state, rows, dense = asked(tiny_served)
-    every = predictions(tiny_served, Reader.of(tiny_served, state), rows, dense)
-    some = predictions(tiny_served, Reader.of(tiny_served, state), rows[:n], dense[:n])
+    every = predictions(tiny_served, state, rows, dense)
+    some = predictions(tiny_served, state, rows[:n], dense[:n])
     assert some.keys() == every.keys() >= {"engaged", "rating"}
     for name, one in some.items():
         assert (len(one), len(every[name])) == (n, N_MANY)
@@ -42,11 +41,9 @@ def test_a_prediction_has_the_same_bits_however_many_are_asked_for(
 
 def test_a_prediction_has_the_same_bits_in_any_order(tiny_served: Served) -> None:
     state, rows, dense = asked(tiny_served)
-    every = predictions(tiny_served, Reader.of(tiny_served, state), rows, dense)
+    every = predictions(tiny_served, state, rows, dense)
     order = np.random.default_rng(3).permutation(N_MANY)
-    for name, one in predictions(
-        tiny_served, Reader.of(tiny_served, state), rows[order], dense[order]
-    ).items():
+    for name, one in predictions(tiny_served, state, rows[order], dense[order]).items():
         np.testing.assert_array_equal(one, every[name][order])
 
 
@@ -68,23 +65,21 @@ def test_a_head_has_the_same_bits_alone_and_among_more_than_are_scored_at_once(
         np.testing.assert_array_equal(heads(np.array([place]))[:, 0], every[:, place])
 
 
-def test_the_users_part_is_computed_once_a_request(tiny_served: Served) -> None:
-    calls: list[str] = []
+def test_as_many_are_scored_at_once_as_the_release_says(tiny_served: Served) -> None:
+    calls: list[int] = []
 
-    def counted(name: str) -> Callable[[Any], Any]:
-        function = getattr(tiny_served, name)
+    class Counted:
+        reads = tiny_served.ranker.reads
 
-        def run(inputs: Any) -> Any:
-            calls.append(name)
-            return function(inputs)
+        def __call__(self, inputs: Any) -> Any:
+            calls.append(inputs["item"].shape[1])
+            return tiny_served.ranker(inputs)
 
-        return run
-
-    changed: dict[str, Any] = {name: counted(name) for name in ("ranker_user", "ranker")}
+    changed: dict[str, Any] = {"ranker": Counted()}
     state, rows, dense = asked(tiny_served, n=150)
-    served = replace(tiny_served, **changed)
-    predictions(served, Reader.of(served, state), rows, dense)
-    assert calls == ["ranker_user", "ranker", "ranker", "ranker"]
+    predictions(replace(tiny_served, **changed), state, rows, dense)
+    width = tiny_served.settings.candidate_width
+    assert calls == [width] * -(-150 // width)
 
 
 def test_features_of_one_user_are_those_of_a_batch_to_the_last_bit(tiny_served: Served) -> None:

@@ -171,7 +171,7 @@ def test_a_release_without_a_part_of_its_index_is_told_as_of_another_version(
 def test_a_changed_byte_in_any_file_is_refused(tiny_release: Path, tmp_path: Path) -> None:
     opened = read_directory(tiny_release)
     files = {path.name: path.read_bytes() for path in opened.path.iterdir()}
-    assert len(files) == 15
+    assert len(files) == 13
     for name, content in files.items():
         target = tmp_path / name
         generation = target / opened.release_id
@@ -200,13 +200,13 @@ def _without_items(files: dict[str, bytes]) -> None:
     files["items.parquet"] = b"no table"
 
 
-def _with_one_function_for_both_parts(files: dict[str, bytes]) -> None:
-    del files["ranker_user.stablehlo"], files["ranker_user.safetensors"]
+def _without_the_ranker(files: dict[str, bytes]) -> None:
+    del files["ranker.stablehlo"], files["ranker.safetensors"]
 
 
 @pytest.mark.parametrize(
     "change",
-    [_without_vectors, _with_new_setting, _without_items, _with_one_function_for_both_parts],
+    [_without_vectors, _with_new_setting, _without_items, _without_the_ranker],
 )
 def test_files_of_another_version_are_told_as_such(
     tiny_exported: Served, tmp_path: Path, change: Callable[[dict[str, bytes]], None]

@@ -10,7 +10,6 @@ import pytest
 from candidfeed.data.tables import Dataset, Label
 from candidfeed.errors import ReleaseError
 from candidfeed.feed.scoring import (
-    Reader,
     action_predictions,
     predictions,
     tower_inputs,
@@ -20,6 +19,7 @@ from candidfeed.feed.served import Served
 from candidfeed.ranking.action_inputs import ActionSpace, Rates
 from candidfeed.ranking.inputs import DENSE_FEATURES, ranker_inputs
 from candidfeed.ranking.ranker import Ranker
+from candidfeed.ranking.user_state import UserState
 from candidfeed.release.export import export_function, export_pair
 from candidfeed.training.two_stage import TwoStage
 
@@ -70,12 +70,11 @@ def test_a_table_that_is_read_is_kept_beside_the_weights_and_another_is_not() ->
 def test_two_exports_give_the_same_bytes(tiny: Dataset, tiny_whole: TwoStage) -> None:
     first, second = (export_pair(tiny, tiny_whole) for _ in range(2))
     assert first.tower.stablehlo == second.tower.stablehlo
-    assert first.ranker_user.stablehlo == second.ranker_user.stablehlo
     assert first.ranker.stablehlo == second.ranker.stablehlo
 
 
 def test_an_export_names_no_folder_of_the_machine_that_made_it(tiny_exported: Served) -> None:
-    for function in (tiny_exported.tower, tiny_exported.ranker_user, tiny_exported.ranker):
+    for function in (tiny_exported.tower, tiny_exported.ranker):
         assert b".py" not in function.stablehlo
         assert b"site-packages" not in function.stablehlo
 
@@ -112,7 +111,7 @@ def test_the_ranker_gives_the_heads_of_keras(tiny_exported: Served, tiny_whole: 
         dense = rng.normal(size=(30, len(DENSE_FEATURES))).astype(np.float32)
         inputs = ranker_inputs(served.space, state, items[None], dense[None])
         expected: dict[str, Any] = model(inputs, training=False)
-        found = predictions(served, Reader.of(served, state), items, dense)
+        found = predictions(served, state, items, dense)
         assert found.keys() == expected.keys()
         for name, array in found.items():
             np.testing.assert_allclose(array, np.asarray(expected[name])[0], atol=1e-5)
@@ -160,10 +159,9 @@ def test_every_part_of_a_ranker_is_served_as_keras_gives_it_and_for_each_candida
         expected: dict[str, Any] = model(
             ranker_inputs(served.space, state, items[None], dense[None])
         )
-        reader = Reader.of(served, state)
 
-        def said(places: Any, reader: Reader = reader) -> dict[str, Any]:
-            asked = served, reader, items[places], dense[places]
+        def said(places: Any, state: UserState = state) -> dict[str, Any]:
+            asked = served, state, items[places], dense[places]
             return predictions(*asked) | action_predictions(*asked)
 
         found, shuffled, alone = said(slice(None)), said(order), said(slice(69, None))
@@ -182,10 +180,9 @@ def test_what_depends_on_an_item_alone_is_computed_once_for_a_release(
     weights = tiny_exported.ranker.weights
     content = np.asarray(taste.content) @ np.asarray(taste.item_features)
     np.testing.assert_allclose(weights["table/row"], np.asarray(taste.items) + content, atol=1e-6)
-    # Neither a history nor a feature is read for a candidate.
-    for name in ("taste/users", "taste/item_features", "taste/history_shown"):
-        assert name not in weights
-    assert "taste/users" in tiny_exported.ranker_user.weights
+    # No feature of an item is read for a candidate.
+    assert "taste/item_features" not in weights
+    assert "taste/users" in weights
 
 
 def test_shapes_are_whole_groups_of_rows_and_no_longer_than_is_learned_from(

@@ -135,8 +135,18 @@ class FeatureMap:
         Args:
             ids: of a `Bag`, int32 [n, width].
         """
-        counts = {one.name: int((ids == one.offset).sum()) for one in self.columns}
+        missing = ids[self._is_unknown[ids]]
+        if not len(missing):
+            return {}
+        counts = {one.name: int((missing == one.offset).sum()) for one in self.columns}
         return {name: n for name, n in counts.items() if n}
+
+    @cached_property
+    def _is_unknown(self) -> NDArray[np.bool_]:
+        """Which ids stand for a missing or unknown value, bool [n_ids]."""
+        is_unknown = np.zeros(self.n_ids, bool)
+        is_unknown[[one.offset for one in self.columns]] = True
+        return is_unknown
 
     def name_of(self, feature_id: int) -> str:
         """What an id stands for; empty for padding.

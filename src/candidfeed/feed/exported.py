@@ -29,17 +29,32 @@ class ExportedFunction:
     def __init__(self, stablehlo: bytes, weights: Arrays) -> None:
         self.stablehlo, self.weights = stablehlo, weights
         self._run: Callable[[Arrays], Any] | None = None
+        self._reads: frozenset[str] = frozenset()
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Names of the inputs; others need not be made.
+
+        Raises:
+            ReleaseError: this JAX can't run the function.
+        """
+        if self._run is None:
+            self.compile()
+        return self._reads
 
     def __call__(self, inputs: Arrays) -> Any:
         """The outputs as NumPy arrays, in the structure that the model gives them.
+
+        Args:
+            inputs: may hold more than what the function reads.
 
         Raises:
             ReleaseError: this JAX can't run the function, or it takes other inputs.
         """
         run = self._run or self.compile()
         try:
-            return jax.tree.map(np.asarray, run(inputs))
-        except TypeError as error:
+            return jax.tree.map(np.asarray, run({name: inputs[name] for name in self._reads}))
+        except (TypeError, KeyError) as error:
             raise ReleaseError(
                 f"the release's functions take other inputs than this version gives ({error}); "
                 "build it again"
@@ -64,7 +79,8 @@ class ExportedFunction:
                 f"jax {jax.__version__} can't run the release's functions ({error}); build it again"
             ) from error
         weights = jax.device_put(dict(self.weights))
-        self._run = lambda inputs: compiled(weights, dict(inputs))
+        self._reads = frozenset(arguments[1])
+        self._run = lambda inputs: compiled(weights, inputs)
         return self._run
 
 

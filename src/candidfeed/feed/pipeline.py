@@ -38,6 +38,7 @@ class Ask:
         rules: what may not be shown, beside what the person has touched.
         allowed: the only rows that may be shown, int32 [n]; None: all.
         everybodys: the list for a person without a past.
+        all_heads: whether what the order does not depend on is predicted too, of the slots.
     """
 
     k: int
@@ -45,6 +46,7 @@ class Ask:
     rules: tuple[Rule, ...] = ()
     allowed: Rows | None = None
     everybodys: Everybodys = POPULAR
+    all_heads: bool = True
 
 
 def recommend(served: Served, person: Person, ask: Ask) -> Slate:
@@ -69,7 +71,7 @@ def rank(served: Served, person: Person, retrieved: Retrieved, ask: Ask) -> Slat
     values = value(heads, weights_of(served, person))
     selected = select(values, candidates.rows, ask.k)
     picked = selected.picked
-    said = _said(served, heads, picked)
+    said = _said(served, heads, picked, ask)
     return Slate(
         person=person,
         slots=_slots(served, person, candidates.take(picked), values[picked], said),
@@ -217,8 +219,11 @@ def _slots(
     )
 
 
-def _said(served: Served, heads: Heads, picked: NDArray[np.int64]) -> list[dict[str, Any]]:
+def _said(
+    served: Served, heads: Heads, picked: NDArray[np.int64], ask: Ask
+) -> list[dict[str, Any]]:
     nobody = [None] * len(picked)
+    actions = heads.actions_at(picked) if ask.all_heads or heads.later is None else {}
     rated = served.has_ratings
     return [
         {"p_engaged": p_engaged, "p_like": p_like, "rating": rating, "actions": actions}
@@ -226,7 +231,7 @@ def _said(served: Served, heads: Heads, picked: NDArray[np.int64]) -> list[dict[
             heads.p_engaged[picked].tolist(),
             heads.p_like[picked].tolist() if rated else nobody,
             heads.rating[picked].tolist() if rated else nobody,
-            _by_slot(heads.actions_at(picked), len(picked)),
+            _by_slot(actions, len(picked)),
             strict=True,
         )
     ]

@@ -4,9 +4,8 @@ All shapes are fixed by the release: a candidate's predictions are the same to t
 it is scored alone or among others, and in any order.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,14 +121,13 @@ def ranked_heads(
     space = served.space
     state = user_state(space, person, width=served.settings.ranker_width, now_s=now_s)
     dense = dense_features(space, state, rows[None], tower=tower[None], neighbour=neighbour[None])
-    reader = Reader.of(served, state)
-    predicted = predictions(served, reader, rows, dense[0])
+    predicted = predictions(served, state, rows, dense[0])
     logit = predicted["engaged"].astype(np.float64)
     p_level = predicted["rating"].astype(np.float64)
 
     def later(places: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         some, known = rows[places], dense[0, places]
-        return _actions(served, action_predictions(served, reader, some, known))
+        return _actions(served, action_predictions(served, state, some, known))
 
     # What is not finite goes on as it is: it is ranked last, and counted.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -153,68 +151,48 @@ def _actions(served: Served, predicted: Arrays) -> dict[str, NDArray[np.float64]
     return {name: served.calibration[name](one) for name, one in expected.items()}
 
 
-@dataclass(frozen=True)
-class Reader:
-    """What the ranker knows of one person at one time, made once a request.
-
-    Attributes:
-        state: of one user, as `user_state` makes it.
-        user: what the release's `ranker_user` makes of that.
-    """
-
-    state: UserState
-    user: Arrays
-
-    @staticmethod
-    def of(served: Served, state: UserState) -> "Reader":
-        return Reader(state, served.ranker_user(user_inputs(served.space, state)))
-
-
 def predictions(
-    served: Served, reader: Reader, rows: Rows, dense: Floats
+    served: Served, state: UserState, rows: Rows, dense: Floats
 ) -> dict[str, NDArray[np.floating]]:
     """What the ranker says of any number of candidates, [c, ...] by head.
 
     Args:
+        state: of one user, as `user_state` makes it.
         rows: int32 [c].
         dense: float32 [c, f].
     """
-    with_actions = served.ranker_actions is None
     width = served.settings.candidate_width
-    return _in_parts(served, served.ranker, width, reader, rows, dense, with_actions=with_actions)
+    return _in_parts(served.space, served.ranker, width, state, rows, dense)
 
 
 def action_predictions(
-    served: Served, reader: Reader, rows: Rows, dense: Floats
+    served: Served, state: UserState, rows: Rows, dense: Floats
 ) -> dict[str, NDArray[np.floating]]:
     """What the action heads say, as `predictions`; of a release where they stand apart."""
-    function, width = served.ranker_actions, served.settings.action_width
-    assert function is not None
-    return _in_parts(served, function, width, reader, rows, dense, with_actions=True)
+    assert served.ranker_actions is not None
+    width = served.settings.action_width
+    return _in_parts(served.space, served.ranker_actions, width, state, rows, dense)
 
 
 def _in_parts(
-    served: Served,
+    space: RankerSpace,
     function: ExportedFunction,
     width: int,
-    reader: Reader,
+    state: UserState,
     rows: Rows,
     dense: Floats,
-    *,
-    with_actions: bool,
 ) -> dict[str, NDArray[np.floating]]:
     """Asks `function` of `width` candidates at a time."""
+    of_user = user_inputs(space, state, function.reads)
     parts = []
     for start in range(0, max(len(rows), 1), width):
         some = rows[start : start + width]
-        items = np.full((1, width), served.space.n_items, np.int32)
+        items = np.full((1, width), space.n_items, np.int32)
         features = np.zeros((1, width, dense.shape[1]), np.float32)
         items[0, : len(some)] = some
         features[0, : len(some)] = dense[start : start + width]
-        inputs = candidate_inputs(
-            served.space, reader.state, reader.user, items, features, with_actions=with_actions
-        )
-        heads = function(inputs)
+        asked = candidate_inputs(space, state, items, features, function.reads)
+        heads = function({**of_user, **asked})
         parts.append({name: one[0, : len(some)] for name, one in heads.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -222,24 +200,19 @@ def _in_parts(
 def candidate_inputs(
     space: RankerSpace,
     state: UserState,
-    user: Arrays,
     items: NDArray[np.int32],
     dense: Floats,
-    *,
-    with_actions: bool,
-) -> dict[str, Any]:
-    """What the release's `ranker` and `ranker_actions` take.
+    reads: Collection[str] | None = None,
+) -> Arrays:
+    """What the release's `ranker` and `ranker_actions` take beside `user_inputs`.
 
     Args:
-        user: what its `ranker_user` made of this user.
         items: int32 [1, width]; n_items is padding.
         dense: float32 [1, width, f].
-        with_actions: whether the function has action heads.
+        reads: as in `user_inputs`.
     """
-    pairs = pair_inputs(
-        space, state, items, dense, time_s=state.now_s[:, None], with_actions=with_actions
-    )
-    return {"user": user, "item": items, **pairs}
+    pairs = pair_inputs(space, state, items, dense, time_s=state.now_s[:, None], reads=reads)
+    return {"item": items, **pairs}
 
 
 def popular_heads(served: Served, rows: Rows) -> Heads:

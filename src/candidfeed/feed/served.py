@@ -44,7 +44,7 @@ class FeedSettings:
         value_weights: the published weighted sum that a list is ordered by: of `engaged`, P(the
             user acts on it), `liked`, P(they like it), and the log's own labels.
         candidate_width: candidates that `ranker` takes at once, at least n_candidates.
-        tower_width, ranker_width: events of a history that `tower` and `ranker_user` take.
+        tower_width, ranker_width: events of a history that `tower` and `ranker` take.
         tower_reads_vectors: whether the tower's function takes the vectors of a history's items
             beside their rows, instead of holding those of all items once more.
         action_width: candidates that `ranker_actions` takes at once; 0 where `ranker` speaks of
@@ -206,9 +206,8 @@ class Served:
         neighbours: the item-to-item model, or what people with much the same past touched.
         trending: items that most people touched lately, best first, int32 [at most n_items].
         space: what the ranker knows of items, ratings and time.
-        ranker_user: a user to what the ranker needs of them, once a request.
-        ranker: that and candidates to logits and rating distributions.
-        ranker_actions: that and candidates to what the action heads say; None where `ranker` does.
+        ranker: a user and candidates to logits and rating distributions.
+        ranker_actions: the same to what the action heads say; None where `ranker` does.
         calibration: of each head, from what the ranker says to how often it is so.
     """
 
@@ -225,7 +224,6 @@ class Served:
     neighbours: Neighbours | UserNeighbours
     trending: Rows
     space: RankerSpace
-    ranker_user: ExportedFunction
     ranker: ExportedFunction
     calibration: Mapping[str, Calibrator]
     ranker_actions: ExportedFunction | None = None
@@ -306,7 +304,7 @@ class Served:
         with ThreadPoolExecutor() as pool:
             for one in [
                 pool.submit(function.compile, quickly=quickly)
-                for function in (self.tower, self.ranker_user, self.ranker, self.ranker_actions)
+                for function in (self.tower, self.ranker, self.ranker_actions)
                 if function is not None
             ]:
                 one.result()

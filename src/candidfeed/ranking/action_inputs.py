@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,10 @@ class ActionSpace:
         tastes: stage one's item vectors, of length 1, in their leading directions; float32
             [n_items, at most N_TASTES].
     """
+
+    # What `user_inputs` and `pair_inputs` make.
+    OF_USER: ClassVar = ("recent_taste", "recent_facts")
+    OF_PAIR: ClassVar = ("rates", "position", "taste")
 
     labels: tuple[Label, ...]
     by_position: Floats

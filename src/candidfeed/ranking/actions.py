@@ -89,9 +89,6 @@ class ActionHeads(keras.layers.Layer):
             and a column a label; places further down count as the last.
     """
 
-    # What of the inputs does not depend on the candidate.
-    READS_OF_USER = ("recent_taste", "recent_facts")
-
     def __init__(
         self,
         *,

@@ -1,6 +1,8 @@
 """From rows to the ranker's arrays: one piece of code for training and for serving, in NumPy."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from candidfeed.ranking.user_state import UserState, sum_of_rows
 
 N_TIME_BINS = 48
 _YEAR_S = 365 * 86_400.0
+_ITEMS_AT_ONCE = 65_536
 DENSE_FEATURES = (
     "tower_score",
     "neighbour_score",
@@ -99,9 +102,25 @@ class RankerSpace:
         An item without features has length 0.
         """
         # Of the rows asked for: a table of all would double what a release of millions takes.
-        weights = self.item_bag.weights[rows]
-        norms = np.sqrt(np.square(weights).sum(axis=-1, keepdims=True))
-        return (weights / np.maximum(norms, 1e-6)).astype(np.float32)
+        return self.item_bag.weights[rows] / self._item_lengths[rows][..., None]
+
+    @cached_property
+    def _item_lengths(self) -> Floats:
+        """Of each item's weights, float32 [n_items], and a little where there are none."""
+        lengths = np.empty(self.n_items, np.float32)
+        for start in range(0, self.n_items, _ITEMS_AT_ONCE):
+            some = slice(start, start + _ITEMS_AT_ONCE)
+            lengths[some] = np.sqrt(np.square(self.item_bag.weights[some]).sum(axis=-1))
+        return np.maximum(lengths, np.float32(1e-6))
+
+    @cached_property
+    def facts(self) -> Floats:
+        """log_count, log_recent_count and mean_rating, float32 [n_items, 3].
+
+        Beside each other, as they are read: what lies apart is fetched from memory three times.
+        """
+        stats = self.items
+        return np.stack([stats.log_count, stats.log_recent_count, stats.mean_rating], axis=-1)
 
 
 def dense_features(
@@ -118,27 +137,30 @@ def dense_features(
         tower: score of the two-tower model, float32 [b, c].
         neighbour: score of the neighbour model, float32 [b, c].
     """
-    stats, real = space.items, items < space.n_items
-    item = np.where(real, items, 0)
+    real = items < space.n_items
+    is_padded = not real.all()
+    item = np.where(real, items, 0) if is_padded else items
     inside = state.history < space.n_items
     n_seen = inside.sum(axis=1)[:, None]
     length = np.maximum(n_seen, 1)
-    seen_counts = stats.log_count[np.where(inside, state.history, 0)]
+    seen_counts = space.items.log_count[np.where(inside, state.history, 0)]
     user_count = sum_of_rows(inside, seen_counts)[:, None] / length
-    age_years = (state.now_s[:, None] - stats.mean_time_s[item]) / _YEAR_S
+    facts = space.facts[item]
+    log_count = facts[..., 0]
+    age_years = (state.now_s[:, None] - space.items.mean_time_s[item]) / _YEAR_S
     bins = space.time_bins(state.now_s)[:, None]
     affinity, liked_affinity = _affinities(space, state, item, inside)
     columns = {
         "tower_score": tower,
         "neighbour_score": neighbour,
-        "log_count": stats.log_count[item],
-        "log_recent_count": stats.log_recent_count[item],
-        "window_lift": stats.lift_in_bin.take(bins * np.int64(space.n_items) + item),
-        "age_years": np.nan_to_num(age_years),
-        "item_mean_rating": stats.mean_rating[item],
+        "log_count": log_count,
+        "log_recent_count": facts[..., 1],
+        "window_lift": space.items.lift_in_bin.take(bins * np.int64(space.n_items) + item),
+        "age_years": np.where(np.isnan(age_years), 0.0, age_years),
+        "item_mean_rating": facts[..., 2],
         "history_log_length": np.log1p(n_seen),
         "history_log_count": user_count,
-        "count_gap": stats.log_count[item] - user_count,
+        "count_gap": log_count - user_count,
         "user_mean_rating": state.mean_rating[:, None],
         "affinity": affinity / length,
         "liked_affinity": liked_affinity / np.sqrt(length),
@@ -146,13 +168,14 @@ def dense_features(
     dense = np.empty((*items.shape, len(DENSE_FEATURES)), np.float32)
     for place, name in enumerate(DENSE_FEATURES):
         dense[..., place] = columns[name]
-    dense[~real] = 0.0
+    if is_padded:
+        dense[~real] = 0.0
     return dense
 
 
 def _affinities(
     space: RankerSpace, state: UserState, item: NDArray[np.int32], inside: NDArray[np.bool_]
-) -> tuple[Floats, Floats]:
+) -> tuple[Floats, Floats | np.float32]:
     """Dot products of each item's features with the sum of the history's: plain, and by tone.
 
     Args:
@@ -160,7 +183,7 @@ def _affinities(
         inside: which places of the history are events, bool [b, h].
 
     Returns:
-        float32 [b, c] both.
+        float32 [b, c] both; one 0 for the second where the log has no ratings.
     """
     users, places = np.nonzero(inside)
     touched = state.history[users, places]
@@ -173,6 +196,8 @@ def _affinities(
         profile = np.bincount(seen_at, shares.ravel(), minlength=len(item) * n_ids)
         return (profile.take(asked_at) * asked).sum(axis=-1).astype(np.float32)
 
+    if space.scale.like_at is None:
+        return products(units), np.float32(0)
     return products(units), products(state.tone[users, places][:, None] * units)
 
 
@@ -201,10 +226,16 @@ def ranker_inputs(
     }
 
 
-def user_inputs(space: RankerSpace, state: UserState) -> Inputs:
-    """What `Ranker.user_part` reads."""
+def user_inputs(
+    space: RankerSpace, state: UserState, reads: Collection[str] | None = None
+) -> Inputs:
+    """What `Ranker.user_part` reads.
+
+    Args:
+        reads: what is read of it; what is dear to make and not read is left out. None: all is.
+    """
     recent = {}
-    if space.actions is not None:
+    if space.actions is not None and _any_of(space.actions.OF_USER, reads):
         recent = space.actions.user_inputs(Recent.of(state, n_items=space.n_items))
     return {
         "user": state.row,
@@ -235,28 +266,27 @@ def pair_inputs(
     dense: Floats,
     *,
     time_s: NDArray[np.float64],
-    with_actions: bool = True,
+    reads: Collection[str] | None = None,
 ) -> Inputs:
     """What `Ranker.heads` reads beside the two parts.
 
     Args:
         items, dense: as in `ranker_inputs`.
         time_s: float64 [b, c], or [b, 1] where all of a user's are asked for at one time.
-        with_actions: whether action heads are asked, where there are any.
+        reads: as in `user_inputs`.
     """
-    inside, own_tone = _own_events(space.n_items, state, items)
-    shown = {}
-    if space.actions is not None and with_actions:
+    made: Inputs = {"time_bin": space.time_bins(time_s), "dense": dense}
+    if _any_of(("in_history", "own_tone"), reads):
+        made["in_history"], made["own_tone"] = _own_events(space.n_items, state, items)
+    if space.actions is not None and _any_of(space.actions.OF_PAIR, reads):
         # What is asked for is shown at the first place.
         item = np.where(items < space.n_items, items, 0)
-        shown = space.actions.pair_inputs(state.row, item, np.ones_like(item))
-    return {
-        "time_bin": space.time_bins(time_s),
-        "in_history": inside,
-        "own_tone": own_tone,
-        "dense": dense,
-        **shown,
-    }
+        made |= space.actions.pair_inputs(state.row, item, np.ones_like(item))
+    return made
+
+
+def _any_of(names: Iterable[str], reads: Collection[str] | None) -> bool:
+    return reads is None or any(name in reads for name in names)
 
 
 def _own_events(n_items: int, state: UserState, items: NDArray[np.int32]) -> tuple[Floats, Floats]:

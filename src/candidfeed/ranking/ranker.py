@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from candidfeed.ranking.action_inputs import ActionSpace
 from candidfeed.ranking.actions import ActionHeads
 from candidfeed.ranking.posterior_head import PosteriorHead
 from candidfeed.ranking.taste import OrdinalHead, TasteTrunk
@@ -150,8 +151,8 @@ class Ranker(keras.Model):
         return self.heads(user, item, inputs, training=training)
 
     def user_part(self, inputs: dict[str, Tensor], training: bool = False) -> dict[str, Tensor]:
-        """What does not depend on the candidate, [b, ...] each: served once a request."""
-        recent = {name: inputs[name] for name in ActionHeads.READS_OF_USER if name in inputs}
+        """What does not depend on the candidate, [b, ...] each."""
+        recent = {name: inputs[name] for name in ActionSpace.OF_USER if name in inputs}
         if self.trunk is None:
             return recent
         part = {**recent, **self.trunk.user_part(inputs, training=training)}

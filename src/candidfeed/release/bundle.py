@@ -7,11 +7,10 @@
     arrays.safetensors      features, histories, statistics and vectors, by name
     neighbours.safetensors  item-to-item weights, dense or as CSR, or who touched what
     tower.stablehlo         stage one's user side, and its weights in tower.safetensors
-    ranker_user.stablehlo   stage two's user part, and its weights in ranker_user.safetensors
+    ranker.stablehlo        stage two, and in ranker.safetensors its weights and its part of every
+                            item
     ranker_actions.stablehlo  of a log that says what was shown: its action heads, where the order
                             does not depend on them; weights likewise
-    ranker.stablehlo        the rest of stage two, and in ranker.safetensors its weights and its
-                            part of every item
     index.*                 of a large catalogue: the item vectors and their lists, mapped into
                             memory (`retrieval/index/files.py`); a small one has its vectors above
     report.json             how good it is, beside the baselines; written by the build
@@ -50,7 +49,7 @@ from candidfeed.retrieval.index.vector_index import VectorIndex
 from candidfeed.retrieval.user_knn import UserNeighbours
 
 REPORT = "report.json"
-_FUNCTIONS = ("tower", "ranker_user", "ranker", "ranker_actions")
+_FUNCTIONS = ("tower", "ranker", "ranker_actions")
 # As safetensors names them.
 _DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32,
@@ -166,7 +165,6 @@ def _decode(folder: Path, *, release_id: str) -> Served:
         trending=arrays["trending"],
         space=space,
         tower=_function(folder, "tower"),
-        ranker_user=_function(folder, "ranker_user"),
         ranker=_function(folder, "ranker"),
         ranker_actions=(
             _function(folder, "ranker_actions") if config["settings"].get("action_width") else None

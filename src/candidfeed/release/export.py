@@ -21,6 +21,7 @@ from candidfeed.errors import ReleaseError
 from candidfeed.feed.exported import Arrays, ExportedFunction
 from candidfeed.feed.scoring import candidate_inputs, tower_inputs, user_state, user_vector
 from candidfeed.feed.served import FeedSettings, Floats, Neighbours, Pasts, Person, Served
+from candidfeed.ranking.action_inputs import ActionSpace
 from candidfeed.ranking.inputs import DENSE_FEATURES, RankerSpace, item_inputs, user_inputs
 from candidfeed.ranking.ranker import Ranker
 from candidfeed.ranking.training import FittedRanker
@@ -92,11 +93,9 @@ def export_pair(
 def _exported_ranker(
     ranker: FittedRanker, person: Person, settings: FeedSettings
 ) -> dict[str, ExportedFunction]:
-    """`ranker_user`, `ranker` and, where it stands apart, `ranker_actions` of `Served`."""
+    """`ranker` and, where it stands apart, `ranker_actions` of `Served`."""
     model, space = ranker.model, ranker.space
     state = user_state(space, person, width=settings.ranker_width, now_s=float("nan"))
-    asked = user_inputs(space, state)
-    user_part = jax.tree.map(np.asarray, model.user_part(asked))
 
     def heads(inputs: Any, items: Any) -> Any:
         # Padding has a row too: no place is beyond the last, and none needs a check.
@@ -104,25 +103,18 @@ def _exported_ranker(
             name: jnp.take(table, inputs["item"], axis=0, mode="clip")
             for name, table in items.items()
         }
-        return model.heads(inputs["user"], part, inputs)
+        return model.heads(model.user_part(inputs), part, inputs)
 
-    functions = {
-        "ranker_user": export_function(model, model.user_part, asked),
-        "ranker": export_function(
-            model, heads,
-            _no_candidates(
-                space, state, user_part, settings.candidate_width,
-                with_actions=not settings.action_width,
-            ),
-            tables=_item_tables(model, space),
-        ),
-    }  # fmt: skip
+    def actions(inputs: Any) -> Any:
+        return {"actions": model.action_logs(model.user_part(inputs), inputs)}
+
+    asked = _no_candidates(
+        space, state, settings.candidate_width, with_actions=not settings.action_width
+    )
+    functions = {"ranker": export_function(model, heads, asked, tables=_item_tables(model, space))}
     if settings.action_width:
-        functions["ranker_actions"] = export_function(
-            model,
-            lambda inputs: {"actions": model.action_logs(inputs["user"], inputs)},
-            _no_candidates(space, state, user_part, settings.action_width, with_actions=True),
-        )
+        asked = _no_candidates(space, state, settings.action_width, with_actions=True)
+        functions["ranker_actions"] = export_function(model, actions, asked)
     return functions
 
 
@@ -147,6 +139,7 @@ def export_function(
 
     Args:
         model: whose variables the function reads.
+        inputs: by name, as many as `call` may read; the function takes those that it does read.
         call: from a dict of inputs to outputs; it changes no variable.
         tables: what the function holds beside the variables; `call` gets them after the inputs.
 
@@ -155,10 +148,13 @@ def export_function(
     """
     # Keras numbers the models of a process: without their names two builds give the same bytes.
     variables = {one.path.removeprefix(f"{model.name}/"): one for one in model.variables}
+    asked = dict(inputs)
     if len(variables) < len(model.variables):
         raise ValueError(f"{model.name}: two variables have one path")
 
-    def stateless(weights: dict[str, Any], inputs: Any) -> Any:
+    def stateless(weights: dict[str, Any], given: dict[str, Any]) -> Any:
+        # What the function does not read has no part in it, whatever stands here.
+        inputs = {**asked, **given}
         values = [(one, weights[path]) for path, one in variables.items() if path in weights]
         with keras.StatelessScope(state_mapping=values):
             if tables is None:
@@ -170,10 +166,12 @@ def export_function(
     weights |= {f"table/{name}": table for name, table in (tables or {}).items()}
     to_export = jax.export.export(jax.jit(stateless), platforms=["cpu"])
     with _no_file_names():
-        # Once to find out which variables are read, in JAX' order of a dict, then without the rest.
-        read = to_export(weights, dict(inputs)).module_kept_var_idx
+        # Once to find out what is read, in JAX' order of two dicts, then without the rest.
+        read = to_export(weights, asked).module_kept_var_idx
+        n = len(weights)
+        given = {name: asked[name] for at, name in enumerate(sorted(asked), n) if at in read}
         weights = {path: weights[path] for at, path in enumerate(sorted(weights)) if at in read}
-        exported = to_export(weights, dict(inputs))
+        exported = to_export(weights, given)
     _require_finite(model.name, weights)
     return ExportedFunction(bytes(exported.serialize()), weights)
 
@@ -234,12 +232,14 @@ def _rounded_up(n: int) -> int:
 
 
 def _no_candidates(
-    space: RankerSpace, state: UserState, user_part: Arrays, width: int, *, with_actions: bool
+    space: RankerSpace, state: UserState, width: int, *, with_actions: bool
 ) -> dict[str, Any]:
     """Inputs of the shapes and types that `feed.scoring` will give; every candidate is padding."""
     items = np.full((1, width), space.n_items, np.int32)
     dense = np.zeros((*items.shape, len(DENSE_FEATURES)), np.float32)
-    return candidate_inputs(space, state, user_part, items, dense, with_actions=with_actions)
+    asked = {**user_inputs(space, state), **candidate_inputs(space, state, items, dense)}
+    of_actions = () if with_actions else (*ActionSpace.OF_USER, *ActionSpace.OF_PAIR)
+    return {name: one for name, one in asked.items() if name not in of_actions}
 
 
 def _neighbours(model: Neighbour | None, *, n_items: int) -> Neighbours | UserNeighbours:

@@ -14,7 +14,7 @@ from typing import Any
 from candidfeed import __version__
 from candidfeed.errors import ReleaseError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 POINTER = "current"
 CHANGED = "the release was changed after it was built; build it again or copy it anew"

@@ -181,6 +181,7 @@ class Engine:
             rules=tuple(rules),
             allowed=None if request.allow is None else self._known_rows(live, request.allow),
             everybodys=LATEST if request.mode == "latest" else POPULAR,
+            all_heads=request.debug,
         )
 
     def _known_rows(self, live: LiveRelease, item_ids: list[str]) -> Any:
