@@ -118,10 +118,10 @@ def retrain(
         if json is not None:
             write_json(json, {"outcome": "refused", "why": str(error), **told})
         raise
-    print_built(built)
     if json is not None:
         published = {"outcome": "published", "release": built.opened.release_id}
         write_json(json, {**published, **told, "report": built.report.to_json()})
+    print_built(built)
     print_release(releases, built, time.monotonic() - started)
 
 

@@ -67,7 +67,7 @@ class OpenedDirectory:
 
 def write_directory(
     target: Path, files: Mapping[str, FileContent], manifest: Mapping[str, Any]
-) -> None:
+) -> OpenedDirectory:
     """Make these files the release at `target`; the one that was there stays until all is on disk.
 
     Whatever fails, and wherever the process is killed, a release that was there is still there,
@@ -77,6 +77,9 @@ def write_directory(
         target: the release's folder: not there yet, empty, or a release.
         files: content by file name, or a function that writes the file at the path it is given.
         manifest: what the build says of itself, as JSON types.
+
+    Returns:
+        The release, read back and compared.
 
     Raises:
         ReleaseError: the folder holds something else, another build is writing it, the disk is
@@ -94,7 +97,9 @@ def write_directory(
         _remove_leftovers(target)
         previous = _generation_to_keep(target)
         added = _add_generation(target, files, manifest)
-        _remove_old_generations(target, keep={added, previous})
+        _remove_old_generations(target, keep={added.release_id, previous})
+        with _reading(target):
+            return _open_generation(target, added)
 
 
 def read_directory(target: Path) -> OpenedDirectory:
@@ -296,8 +301,8 @@ def _remove_leftovers(target: Path) -> None:
 
 def _add_generation(
     target: Path, files: Mapping[str, FileContent], manifest: Mapping[str, Any]
-) -> str:
-    """Write a generation and put it in force; its name."""
+) -> Pointer:
+    """Write a generation and put it in force."""
     folder = target / f"{_UNFINISHED}{secrets.token_hex(4)}"
     pointer = None
     try:
@@ -315,7 +320,7 @@ def _add_generation(
         if pointer is None or not _is_in_force(target, pointer):
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    return pointer.release_id
+    return pointer
 
 
 def _fill(folder: Path, files: Mapping[str, FileContent], manifest: Mapping[str, Any]) -> str:
