@@ -39,7 +39,7 @@ K, WARM_UP = 20, 50
 STAGES: tuple[tuple[Any, str], ...] = (
     (pipeline, "view_of"), (scoring, "user_vector"), (pipeline, "propose"), (pipeline, "eligible"),
     (pipeline, "merge"), (pipeline, "score"), (scoring, "dense_features"),
-    (scoring, "predictions"), (pipeline, "value"), (pipeline, "select"),
+    (scoring, "predictions"), (pipeline, "value"), (pipeline, "selected_of"),
     (pipeline, "history_reasons"), (pipeline, "unknown_features"),
 )  # fmt: skip
 

@@ -216,3 +216,38 @@ print(exit_code, *{name.partition('.')[0] for name in sys.modules}, file=sys.std
     exit_code, *loaded = done.stderr.split()
     assert exit_code == "0"
     assert set(loaded) & {"keras", "tensorflow", "implicit", "sklearn", "torch"} == set()
+
+
+def test_a_policy_is_kept_to_and_what_it_did_is_told(typed: Typed, tmp_path: Path) -> None:
+    policy, path = tmp_path / "policy.toml", tmp_path / "list.json"
+    policy.write_text("[caps]\ntags = 3\n[explore]\npositions = [2]\n")
+    exit_code, output, errors = typed(
+        "--user", user_id(3), "-k", "6", "--policy", str(policy), "--json", str(path)
+    )
+    assert (exit_code, errors) == (0, "")
+    slots = json.loads(path.read_bytes())["slots"]
+    assert [slot["source"] == "explore" for slot in slots] == [
+        False, True, False, False, False, False,
+    ]  # fmt: skip
+    assert 0 < slots[1]["propensity"] < 1 == slots[0]["propensity"]
+    assert "to learn from: drawn" in " ".join(output.split())
+    moved = [slot for slot in slots if slot["by_value"] > 6]
+    assert ("The policy passed over" in output) == bool(moved)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[caps]\ngenres = 3", "policy: caps: 'genres' is no column of categories or tags"),
+        ("diverse = 1", "policy.toml: 'diverse' is not a key here; did you mean 'diversity'?"),
+    ],
+)
+def test_a_policy_that_can_not_be_kept_to_ends_in_one_line(
+    typed: Typed, tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "policy.toml").write_text(text)
+    exit_code, output, errors = typed(
+        "--user", user_id(3), "--policy", str(tmp_path / "policy.toml")
+    )
+    assert (exit_code, output) == (2, "")
+    assert said in " ".join(errors.split())

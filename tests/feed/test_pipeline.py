@@ -20,9 +20,9 @@ from candidfeed.feed.pipeline import (
     in_retrieval_order,
     recommend,
     retrieve,
-    select,
 )
 from candidfeed.feed.scoring import ranked_heads
+from candidfeed.feed.selection import select
 from candidfeed.feed.served import Past, Person, Served
 from candidfeed.feed.slate import Candidates, Proposed, Slate
 from candidfeed.release.bundle import read_release

@@ -65,30 +65,37 @@ def event(event_id: str, user_id: object, item_id: object, **more: Any) -> dict[
 
 
 @contextmanager
+def answering(service: Service, key: str = "") -> Iterator[httpx.Client]:
+    """The service on a socket of its own, and a client that asks it with this key."""
+    listening = bound("127.0.0.1", 0)
+    listening.listen()
+    server = uvicorn.Server(
+        uvicorn.Config(make_app(service), log_config=None, lifespan="off", ws="none")
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    host, port = listening.getsockname()
+    try:
+        with httpx.Client(
+            base_url=f"http://{host}:{port}", timeout=60.0,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+        ) as client:  # fmt: skip
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+@contextmanager
 def running(folder: Path, state: Path, **settings: Any) -> Iterator[Running]:
     store = open_store(str(state / "store.db"))
     chosen = ServeSettings(**{**PATIENT, **settings})
-    listening = bound("127.0.0.1", 0)
     with Service.open(folder, store, chosen, with_keys=True) as service:
         key = service.first_key() or ""
         service.start()
-        listening.listen()
-        server = uvicorn.Server(
-            uvicorn.Config(make_app(service), log_config=None, lifespan="off", ws="none")
-        )
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        host, port = listening.getsockname()
-        try:
-            with httpx.Client(
-                base_url=f"http://{host}:{port}", timeout=60.0,
-                headers={"Authorization": f"Bearer {key}"},
-            ) as client:  # fmt: skip
-                yield Running(service, client, key, folder)
-        finally:
-            server.should_exit = True
-            thread.join()
-            listening.close()
+        with answering(service, key) as client:
+            yield Running(service, client, key, folder)
 
 
 @pytest.fixture

@@ -1,31 +1,22 @@
 """The next release is made beside the service, from what it has logged, and swapped in under load."""
 
-import io
 import json
 import os
 import shutil
 import signal
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from tests.conftest import TINY_ITEMS, Typed, item_id, user_id
+from tests.conftest import TINY_ITEMS, item_id, user_id
 from tests.serving.conftest import event
 from tests.serving.test_process import served
 
-from candidfeed.errors import ReleaseError
-from candidfeed.release.bundle import read_release
 from candidfeed.release.storage import read_directory, roll_back
-from candidfeed.serving.journal import Journal
-from candidfeed.serving.metrics import Metrics
-from candidfeed.serving.retraining import Retraining
 from candidfeed.store.records import Event
 from candidfeed.store.store import open_store
 from candidfeed.training.settings_file import written

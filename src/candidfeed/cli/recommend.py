@@ -38,6 +38,10 @@ def recommend(
             "user's last known event, as in training.",
         ),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file: diversity, caps, exploration, brake (docs/serving.md)."),
+    ] = None,
     json: Annotated[
         Path | None, typer.Option("--json", help="Write the list to this file as JSON.")
     ] = None,
@@ -45,11 +49,15 @@ def recommend(
     """Print the list for one user: titles, scores and a one-line reason each."""
     asked_s = None if now is None else _seconds(now)
 
+    from candidfeed.feed.item_codes import require_coded
     from candidfeed.feed.pipeline import Ask
     from candidfeed.feed.pipeline import recommend as make_slate
+    from candidfeed.feed.policy import DEFAULT_POLICY, load_policy
     from candidfeed.release.bundle import read_release
 
+    kept_to = DEFAULT_POLICY if policy is None else load_policy(policy)
     served = read_release(release)
+    require_coded(served.items, kept_to.caps, "policy: caps")
     # An argument that is no UTF-8 stands for an id that nobody can have.
     person = served.person(user.encode(errors="surrogateescape").decode(errors="replace"))
     if asked_s is not None and not len(served.space.time_edges):
@@ -57,7 +65,7 @@ def recommend(
     now_s = person.last_time_s if asked_s is None else asked_s
     if len(person.past):
         served.compile(quickly=True)
-    slate = make_slate(served, person, Ask(k=k, now_s=now_s))
+    slate = make_slate(served, person, Ask(k=k, now_s=now_s, policy=kept_to))
     _print_slate(served, slate, k, now_s)
     if json is not None:
         write_json(json, _to_json(served, slate, now_s))
@@ -123,6 +131,7 @@ def _table(slate: "Slate") -> Table:
 
 def _remarks(served: "Served", slate: "Slate") -> list[str]:
     n_seen, n_removed = len(slate.person.past), slate.n_removed("seen")
+    n_shown = len(slate.slots)
     did = "rated" if served.has_ratings else "chosen"
     lines = [f"Ranked: {slate.n_candidates:,} of {served.n_items:,} items."]
     if n_seen:
@@ -132,6 +141,10 @@ def _remarks(served: "Served", slate: "Slate") -> list[str]:
         )
     if slate.n_non_finite:
         lines.append(f"{slate.n_non_finite:,} scores were NaN or infinite; they were ranked last.")
+    if slate.selected.passed_over:
+        whys = slate.selected.passed_over.items()
+        each = (f"{n:,} for {_plain(name, _LONGEST_ID)}" for name, n in whys)
+        lines.append(f"The policy passed over {', '.join(each)} of the {n_shown:,} best.")
     if slate.n_unknown:
         each = (f"{_plain(name, _LONGEST_ID)} ({n:,})" for name, n in slate.n_unknown.items())
         lines.append(f"Not known, so that the default was read: {', '.join(each)}.")

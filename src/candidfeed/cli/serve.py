@@ -40,6 +40,10 @@ def serve(
     requests_per_s: Annotated[
         float, typer.Option(min=0.001, help="That one API key may make, on average.")
     ] = 2_000.0,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file: diversity, caps, exploration, brake (docs/serving.md)."),
+    ] = None,
     key_file: Annotated[
         Path | None,
         typer.Option(help="Write the first API key to this file instead of printing it."),
@@ -87,6 +91,7 @@ def serve(
     # Each worker computes on its own thread: XLA's would only hand work to and fro.
     os.environ.setdefault("NPROC", "1")
 
+    from candidfeed.feed.policy import DEFAULT_POLICY, load_policy
     from candidfeed.serving.server import bound, run
     from candidfeed.serving.service import Service
     from candidfeed.serving.settings import ServeSettings
@@ -98,6 +103,7 @@ def serve(
         n_waiting=waiting,
         requests_per_s=requests_per_s,
         burst=2 * requests_per_s,
+        policy=DEFAULT_POLICY if policy is None else load_policy(policy),
     )
     with (
         bound(host, port) as listening,

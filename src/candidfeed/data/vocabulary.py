@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,9 @@ from candidfeed.errors import DataError
 UNKNOWN = -1
 # Up to so many ids are looked up one by one; more are joined with the whole vocabulary.
 _FEW = 256
+# An integer id has 64 bits.
+_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
+_DIGITS = len(str(_SMALLEST))
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,50 @@ class Vocabulary:
         An id is found by its plain form, text or number: 42, "42" and 42.0 are one integer id,
         "042" and 42.5 are none.
         """
-        asked = self._as_ids(ids)
-        return self._rows_of_few(asked) if len(asked) <= _FEW else self._rows_of_many(asked)
+        if len(ids) > _FEW:
+            return self._rows_of_many(self._as_ids(ids))
+        plain = [self._plain(one) for one in ids]
+        return self._rows_of_texts(plain) if self._is_text else self._rows_of_numbers(plain)
+
+    # One by one not by Polars: it hands even one id to another thread.
+
+    def _rows_of_texts(self, asked: Sequence[Any]) -> NDArray[np.int32]:
+        ids, rows = self._ascending
+        found = np.full(len(asked), UNKNOWN, np.int32)
+        for place, one in enumerate(asked):
+            at = len(ids) if one is None else bisect_left(ids, one)
+            if at < len(ids) and ids[at] == one:
+                found[place] = rows[at]
+        return found
+
+    def _rows_of_numbers(self, asked: Sequence[Any]) -> NDArray[np.int32]:
+        ascending, rows = self._ascending
+        numbers = ascending.to_numpy()
+        found = np.full(len(asked), UNKNOWN, np.int32)
+        places = [place for place, one in enumerate(asked) if one is not None]
+        if places and len(numbers):
+            wanted = np.array([asked[place] for place in places])
+            at = np.minimum(np.searchsorted(numbers, wanted), len(numbers) - 1)
+            found[places] = np.where(numbers[at] == wanted, rows[at], UNKNOWN)
+        return found
+
+    def _plain(self, one: object) -> object:
+        """The id as the vocabulary holds it; None where it can't."""
+        if isinstance(one, str) and self._is_text:
+            return one
+        if isinstance(one, int) and not isinstance(one, bool):
+            if self._is_text:
+                return str(one)
+            return one if _SMALLEST <= one <= _LARGEST else None
+        if isinstance(one, str) and len(one) <= _DIGITS:
+            # A sign, zeros and blanks before the digits, and underscores, are not plain.
+            is_plain = one.removeprefix("-").isdecimal() and str(int(one)) == one
+            return self._plain(int(one)) if is_plain else None
+        return self._as_ids([one])[0]
+
+    @cached_property
+    def _is_text(self) -> bool:
+        return self.ids.dtype == pl.String
 
     @cached_property
     def _ascending(self) -> tuple[pl.Series, NDArray[np.int32]]:
@@ -50,16 +96,6 @@ class Vocabulary:
             return self.ids, np.arange(len(self.ids), dtype=np.int32)
         order = self.ids.arg_sort()
         return self.ids.gather(order).set_sorted(), order.to_numpy().astype(np.int32)
-
-    def _rows_of_few(self, asked: pl.Series) -> NDArray[np.int32]:
-        # Not by Polars: it hands even one id to another thread.
-        ids, rows = self._ascending
-        found = np.full(len(asked), UNKNOWN, np.int32)
-        for place, one in enumerate(asked.to_list()):
-            at = len(ids) if one is None else bisect_left(ids, one)
-            if at < len(ids) and ids[at] == one:
-                found[place] = rows[at]
-        return found
 
     def _rows_of_many(self, asked: pl.Series) -> NDArray[np.int32]:
         known = pl.DataFrame({"id": self.ids, "row": np.arange(len(self.ids), dtype=np.int32)})

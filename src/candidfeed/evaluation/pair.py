@@ -121,7 +121,11 @@ def pair_figures(ranks: Ranks, split: Split) -> PairFigures:
     """The figures of every cohort that has a test pair."""
     everybody = (EVERYBODY, np.ones(len(ranks.final.owner), bool))
     found = {}
-    for name, keep in (everybody, *_user_cohorts(ranks.final, split), *_item_cohorts(ranks.final, split)):
+    for name, keep in (
+        everybody,
+        *_user_cohorts(ranks.final, split),
+        *_item_cohorts(ranks.final, split),
+    ):
         if keep.any():
             found[name] = _figures(ranks.where(keep))
     return PairFigures(ranks.n_candidates, found)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from candidfeed.feed.item_codes import ItemCodes
 from candidfeed.feed.served import Rows
 from candidfeed.feed.slate import Proposed, Removed
 from candidfeed.retrieval.merge import is_in
@@ -15,6 +16,7 @@ DENIED = "denied"
 DELETED = "deleted"
 EXPIRED = "expired"
 BLOCKED = "blocked"
+MUTED = "muted"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,18 @@ def among(reason: str, rows: Rows) -> Rule:
 def masked(reason: str, mask: NDArray[np.bool_]) -> Rule:
     """Bars the rows where the mask, [n_items], is true; the index is told by itself."""
     return Rule(reason, lambda asked: mask[asked], 0)
+
+
+def muted(values: Sequence[tuple[ItemCodes, Rows]]) -> Rule:
+    """Bars items that have one of these values, given as a column and codes in it."""
+
+    def bars(asked: Rows) -> NDArray[np.bool_]:
+        is_barred = np.zeros(len(asked), bool)
+        for column, codes in values:
+            is_barred |= column.are_any(asked, codes)
+        return is_barred
+
+    return Rule(MUTED, bars, int(sum(column.n_items[codes].sum() for column, codes in values)))
 
 
 def eligible(

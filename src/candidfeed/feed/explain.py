@@ -36,6 +36,11 @@ def latest_reasons(served: Served, rows: Rows) -> list[str]:
     return [f"new: since {day}" for day in days.tolist()]
 
 
+def explore_reason(n_pool: int) -> str:
+    """Why a slot is shown whose item was drawn."""
+    return f"to learn from: drawn among the {n_pool:,} that came next"
+
+
 def strongest(served: Served, person: Person, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Per candidate: the place in the past that adds most to its neighbour score, and how much.
 

@@ -1,6 +1,7 @@
 """THE ONLINE SPINE: a person and a release go in, an explained slate comes out.
 
-Nothing here reads a clock, a file or a random number: one release, person and `Ask` give one slate.
+Nothing here reads a clock or a file, and what is drawn follows from the request's id: one release,
+person and `Ask` give one slate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,19 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from candidfeed.feed.choose import choose
 from candidfeed.feed.eligibility import SEEN, Rule, among, eligible
-from candidfeed.feed.explain import history_reasons, latest_reasons, popular_reasons
+from candidfeed.feed.explain import (
+    explore_reason,
+    history_reasons,
+    latest_reasons,
+    popular_reasons,
+)
+from candidfeed.feed.policy import DEFAULT_POLICY, Policy
 from candidfeed.feed.scoring import Heads, View, popular_heads, ranked_heads, tower_scores, view_of
+from candidfeed.feed.selection import EXPLORE, Selected
 from candidfeed.feed.served import Floats, Person, Rows, Served
-from candidfeed.feed.slate import Candidates, Proposed, Retrieved, Selected, Slate, Slot
+from candidfeed.feed.slate import Candidates, Proposed, Retrieved, Slate, Slot
 from candidfeed.ranking.calibration import weighted_sum
 from candidfeed.retrieval.merge import NEIGHBOURS, SOURCES, TOWER, TRENDING, merge_by_quota
 from candidfeed.retrieval.top_k import best_columns
@@ -25,6 +34,9 @@ LATEST: Final = "latest"
 Everybodys: TypeAlias = Literal["popular", "latest"]
 # That list is ordered by its one signal: how many people touched an item.
 _POPULAR_WEIGHTS = {"engaged": 1.0}
+# Rules may bar far more than they will of what is proposed, such as a muted tag of half the items:
+# at first so many candidates more are asked for, in numbers of candidates.
+_MORE: Final = 4
 _NOT_ASKED: Final = {"p_engaged": None, "p_like": None, "rating": None}
 
 
@@ -38,6 +50,8 @@ class Ask:
         rules: what may not be shown, beside what the person has touched.
         allowed: the only rows that may be shown, int32 [n]; None: all.
         everybodys: the list for a person without a past.
+        policy: what the slate keeps to beside values.
+        request_id: what is drawn for exploration follows from it.
         all_heads: whether what the order does not depend on is predicted too, of the slots.
     """
 
@@ -46,6 +60,8 @@ class Ask:
     rules: tuple[Rule, ...] = ()
     allowed: Rows | None = None
     everybodys: Everybodys = POPULAR
+    policy: Policy = DEFAULT_POLICY
+    request_id: str = ""
     all_heads: bool = True
 
 
@@ -58,10 +74,26 @@ def retrieve(served: Served, person: Person, ask: Ask) -> Retrieved:
     """Stage one, and what may be shown of it."""
     view = view_of(served, person)
     rules = (among(SEEN, person.past.items), *ask.rules)
-    proposed = propose(served, view, ask, n_more=sum(rule.at_most for rule in rules))
+    n_barred = sum(rule.at_most for rule in rules)
+    n_more = min(n_barred, _MORE * served.settings.n_candidates)
+    proposed = propose(served, view, ask, n_more=n_more)
     kept, removed = eligible(proposed, rules)
+    if n_more < n_barred and is_short(served, kept, proposed, n_more=n_more):
+        proposed = propose(served, view, ask, n_more=n_barred)
+        kept, removed = eligible(proposed, rules)
     n_proposed = {one.source: len(one.rows) for one in proposed}
     return Retrieved(merge(served, kept, view), removed, n_proposed)
+
+
+def is_short(
+    served: Served, kept: Sequence[Proposed], proposed: Sequence[Proposed], *, n_more: int
+) -> bool:
+    """Whether a source has more to propose, and too little is left of what it did."""
+    n = served.settings.n_candidates
+    return any(
+        len(left.rows) < n <= len(came.rows) - n_more
+        for left, came in zip(kept, proposed, strict=True)
+    )
 
 
 def rank(served: Served, person: Person, retrieved: Retrieved, ask: Ask) -> Slate:
@@ -69,13 +101,13 @@ def rank(served: Served, person: Person, retrieved: Retrieved, ask: Ask) -> Slat
     candidates = retrieved.candidates
     heads = score(served, person, candidates, now_s=ask.now_s)
     values = value(heads, weights_of(served, person))
-    selected = select(values, candidates.rows, ask.k)
-    picked = selected.picked
-    said = _said(served, heads, picked, ask)
+    selected = selected_of(served, person, candidates, values, ask)
+    said = _said(served, heads, selected.picked, ask)
     return Slate(
         person=person,
-        slots=_slots(served, person, candidates.take(picked), values[picked], said),
+        slots=_slots(served, person, candidates, selected, values, said),
         retrieved=retrieved,
+        selected=selected,
         n_non_finite=int((~np.isfinite(values)).sum()),
         n_unknown=unknown_features(served, person, candidates.rows),
     )
@@ -85,10 +117,10 @@ def in_retrieval_order(served: Served, person: Person, retrieved: Retrieved, ask
     """The slate without stage two: in the order of stage one, or of the list for everybody."""
     candidates = retrieved.candidates
     values = first_values(served, person, candidates, ask)
-    picked = select(values, candidates.rows, ask.k).picked
-    nothing = [_NOT_ASKED] * len(picked)
-    slots = _slots(served, person, candidates.take(picked), values[picked], nothing)
-    return Slate(person, slots, retrieved, int((~np.isfinite(values)).sum()), {})
+    selected = selected_of(served, person, candidates, values, ask)
+    nothing = [_NOT_ASKED] * len(selected.picked)
+    slots = _slots(served, person, candidates, selected, values, nothing)
+    return Slate(person, slots, retrieved, selected, int((~np.isfinite(values)).sum()), {})
 
 
 def first_values(
@@ -173,11 +205,19 @@ def value(heads: Heads, weights: Mapping[str, float]) -> Floats:
         return weighted_sum(heads.by_name, weights)
 
 
-def select(values: NDArray[np.floating], rows: Rows, k: int) -> Selected:
-    """The k largest values; equal ones by lower row, those that are not finite last."""
-    finite = np.isfinite(values)
-    order = np.lexsort((rows, -np.where(finite, values, 0.0), ~finite))
-    return Selected(order[:k], order[k:])
+def selected_of(
+    served: Served,
+    person: Person,
+    candidates: Candidates,
+    values: NDArray[np.floating],
+    ask: Ask,
+) -> Selected:
+    """k of the candidates, as the policy says; the latest list stays in its order."""
+    is_latest = not len(person.past) and ask.everybodys == LATEST
+    policy = ask.policy.caps_alone if is_latest else ask.policy
+    return choose(
+        served, person, candidates.rows, values, k=ask.k, policy=policy, request_id=ask.request_id
+    )
 
 
 def unknown_features(served: Served, person: Person, rows: Rows) -> dict[str, int]:
@@ -194,29 +234,40 @@ def unknown_features(served: Served, person: Person, rows: Rows) -> dict[str, in
 def _slots(
     served: Served,
     person: Person,
-    chosen: Candidates,
+    candidates: Candidates,
+    selected: Selected,
     values: NDArray[np.floating],
     said: Sequence[Mapping[str, Any]],
 ) -> tuple[Slot, ...]:
     """
     Args:
-        said: of each candidate, what the ranker says of it, by the field of `Slot`.
+        said: of each slot, what the ranker says of it, by the field of `Slot`.
     """
-    rows = chosen.rows
+    chosen = candidates.take(selected.picked)
+    rows, sources = chosen.rows, chosen.sources
     if len(person.past):
         reasons = history_reasons(served, person, rows)
     elif LATEST in chosen.names:
         reasons = latest_reasons(served, rows)
     else:
         reasons = popular_reasons(served, rows)
+    for place in np.flatnonzero(selected.is_drawn).tolist():
+        sources[place], reasons[place] = EXPLORE, explore_reason(selected.n_pool)
     # Item by item: what gathers rows of a table hands them to other threads.
     columns = (served.items[name] for name in ("item_id", "title"))
-    item_ids, titles = ([column[row] for row in rows.tolist()] for column in columns)
-    aligned = zip(item_ids, titles, values.tolist(), chosen.sources, reasons, said, strict=True)
+    aligned = zip(
+        *([column[row] for row in rows.tolist()] for column in columns),
+        values[selected.picked].tolist(), sources, reasons, selected.propensity.tolist(),
+        selected.by_value.tolist(), said, strict=True,
+    )  # fmt: skip
     return tuple(
-        Slot(position, item_id, title, value, source=source, reason=reason, **one)
-        for position, (item_id, title, value, source, reason, one) in enumerate(aligned, start=1)
-    )
+        Slot(
+            position, item_id, title, value,
+            source=source, reason=reason, propensity=propensity, by_value=by_value, **one,
+        )
+        for position, (item_id, title, value, source, reason, propensity, by_value, one)
+        in enumerate(aligned, start=1)
+    )  # fmt: skip
 
 
 def _said(

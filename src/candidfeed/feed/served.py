@@ -20,6 +20,7 @@ from candidfeed.data.histories import PaddedHistories, chronological
 from candidfeed.data.interactions import Interactions
 from candidfeed.data.vocabulary import UNKNOWN, Vocabulary
 from candidfeed.feed.exported import ExportedFunction
+from candidfeed.feed.item_codes import ItemCodes
 from candidfeed.ranking.calibration import Calibrator
 from candidfeed.ranking.inputs import RankerSpace
 from candidfeed.retrieval.index.vector_index import VectorIndex
@@ -94,6 +95,8 @@ class Past:
 
     def then(self, later: "Past") -> "Past":
         """Both, oldest first; an item of both counts once, its last time."""
+        if not len(later):
+            return self
         items = np.concatenate([self.items, later.items])
         times_s = np.concatenate([self.times_s, later.times_s])
         values = np.concatenate([self.values, later.values])
@@ -289,6 +292,18 @@ class Served:
         n_liked = np.bincount(items, liked, minlength=self.n_items)
         n_rated = np.bincount(items, minlength=self.n_items)
         return (n_liked + _SHRINK_RATINGS * liked.mean()) / (n_rated + _SHRINK_RATINGS)
+
+    @cached_property
+    def item_codes_made(self) -> dict[str, ItemCodes]:
+        """Those that somebody asked for, by column."""
+        return {}
+
+    def item_codes(self, column: str) -> ItemCodes:
+        """A column of categories or tags as integers; made when it is first asked for."""
+        # Two threads may make the same.
+        if column not in self.item_codes_made:
+            self.item_codes_made[column] = ItemCodes.of(self.items[column])
+        return self.item_codes_made[column]
 
     @property
     def has_ratings(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from candidfeed.feed.selection import Selected
 from candidfeed.feed.served import Floats, Person, Rows
 
 
@@ -68,14 +69,6 @@ class Retrieved:
 
 
 @dataclass(frozen=True)
-class Selected:
-    """Places among the candidates, int64: those shown, best first, and those next in order."""
-
-    picked: NDArray[np.int64]
-    reserve: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
 class Slot:
     """One place of the slate, from 1; without ratings in the log `p_like` and `rating` are None.
 
@@ -83,6 +76,8 @@ class Slot:
         value: what the list is ordered by.
         p_engaged: None, like all that the ranker says, where it was not asked.
         actions: by label, what is expected of it at the first place of a slate.
+        propensity: P(this item in this slot), 1 where nothing was drawn.
+        by_value: the place that the item has by value alone.
     """
 
     position: int
@@ -95,6 +90,8 @@ class Slot:
     source: str
     reason: str
     actions: Mapping[str, float] = field(default_factory=dict)
+    propensity: float = 1.0
+    by_value: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,6 +100,7 @@ class Slate:
 
     Attributes:
         retrieved: what the slots were taken from.
+        selected: how.
         n_non_finite: candidates whose value was NaN or infinite; they come last.
         n_unknown: by feature that was read (`user.NAME`, `item.NAME`), for how many of the users
             or items no known value was at hand, so that the column's default was taken; features
@@ -112,6 +110,7 @@ class Slate:
     person: Person
     slots: tuple[Slot, ...]
     retrieved: Retrieved
+    selected: Selected
     n_non_finite: int
     n_unknown: Mapping[str, int]
 

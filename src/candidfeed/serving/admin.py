@@ -8,7 +8,8 @@ from typing import TypeVar
 from fastapi import FastAPI, Request, Response
 
 from candidfeed.errors import DataError
-from candidfeed.serving.engine import BLOCKED_ITEMS
+from candidfeed.feed.item_codes import require_coded
+from candidfeed.serving.engine import BLOCKED_ITEMS, MUTED_VALUES
 from candidfeed.serving.http import Refusal, allowed, answered, body_of, declared, takes
 from candidfeed.serving.keys import KeyRing
 from candidfeed.serving.live import EXPIRES
@@ -65,12 +66,20 @@ def _add_users(app: FastAPI, service: Service) -> None:
         tags=["users"],
     )  # fmt: skip
     async def put_user(request: Request, user_id: Id) -> Response:
-        """Replace what is known of a user; `blocked_items` are never shown to them."""
+        """Replace what is known of a user.
+
+        Never shown to them are `blocked_items`, and what has one of the values of `muted`, by
+        column: `{"genres": ["Horror"]}`.
+        """
         allowed(service, request, "admin")
         fields = parse(UserFields, await body_of(service, request)).fields
         _require_ids(fields.get(BLOCKED_ITEMS, []))
+        _require_values(muted := fields.get(MUTED_VALUES, {}))
         if (live := service.releases.live) is not None:
+            require_coded(live.served.items, muted, MUTED_VALUES)
             live.bag_of_user(fields)
+            # What is made once a column is made now, and not while a feed waits for it.
+            await _off_loop(lambda: live.muted(muted))
         if not await _off_loop(lambda: service.store.put_user(user_id, fields, time.time())):
             raise Refusal(403, "erased", "user_id: this user was erased")
         service.people.forget()
@@ -158,3 +167,12 @@ def _require_seconds(came: object) -> None:
 def _require_ids(came: object) -> None:
     if not isinstance(came, list) or not all(isinstance(one, str | int) for one in came):
         raise DataError(f"{BLOCKED_ITEMS}: expected a list of ids, came {came!r}"[:200])
+
+
+def _require_values(came: object) -> None:
+    if isinstance(came, dict) and all(
+        isinstance(values, list) and all(isinstance(one, str) for one in values)
+        for values in came.values()
+    ):
+        return
+    raise DataError(f'{MUTED_VALUES}: expected {{"COLUMN": ["VALUE"]}}, came {came!r}'[:200])

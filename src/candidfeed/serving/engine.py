@@ -26,6 +26,7 @@ from candidfeed.feed.pipeline import (
     retrieve,
     weights_of,
 )
+from candidfeed.feed.policy import Policy
 from candidfeed.feed.served import Person
 from candidfeed.feed.slate import Retrieved, Slate, Slot
 from candidfeed.serving.live import LiveRelease
@@ -44,6 +45,8 @@ RANKER_LATE: Final = "ranker_late"
 USER_FEATURES: Final = "user_features"
 # Of a user's fields: items that they never want to see.
 BLOCKED_ITEMS: Final = "blocked_items"
+# Likewise those with one of these values, by column.
+MUTED_VALUES: Final = "muted"
 _NOBODY: Final = KnownUser({}, is_erased=False)
 # How much the latest request counts in the time that ranking takes.
 _RECENT: Final = 0.05
@@ -175,12 +178,16 @@ class Engine:
         for reason, ids in ((SEEN, seen), (DENIED, request.deny), (BLOCKED, blocked)):
             if len(ids):
                 rules.append(among(reason, self._known_rows(live, list(ids))))
+        if muted := known.fields.get(MUTED_VALUES):
+            rules.append(live.muted(muted))
         return Ask(
             k=request.limit,
             now_s=now_s,
             rules=tuple(rules),
             allowed=None if request.allow is None else self._known_rows(live, request.allow),
             everybodys=LATEST if request.mode == "latest" else POPULAR,
+            policy=self._settings.policy,
+            request_id=work.request_id,
             all_heads=request.debug,
         )
 
@@ -209,16 +216,24 @@ class Engine:
                 "slots": slots,
             }
             if work.request.debug:
-                answer["debug"] = _funnel(slate, weights)
+                answer["debug"] = _funnel(slate, weights, self._settings.policy)
             self._write_down(work, slate, weights)
             self._count(work, slate)
             return encoded(answer)
 
     def _write_down(self, work: Work, slate: Slate, weights: Mapping[str, float]) -> None:
-        slots = [{**_slot(slot), "heads": _heads(slot)} for slot in slate.slots]
+        slots = [
+            {**_slot(slot), "by_value": slot.by_value, "heads": _heads(slot)}
+            for slot in slate.slots
+        ]
         for slot in slots:
             del slot["title"]
-        logged = {"surface": work.request.surface, "weights": weights, "slots": slots}
+        logged = {
+            "surface": work.request.surface,
+            "weights": weights,
+            "policy": self._settings.policy.to_json(),
+            "slots": slots,
+        }
         try:
             is_kept = self._store.log_slate(
                 SlateRecord(
@@ -275,6 +290,7 @@ def _slot(slot: Slot) -> dict[str, Any]:
         "score": slot.value,
         "source": slot.source,
         "reason": slot.reason,
+        "propensity": slot.propensity,
     }
 
 
@@ -286,15 +302,20 @@ def _heads(slot: Slot) -> dict[str, float | None]:
     return {name: one for name, one in heads.items() if one is not None}
 
 
-def _funnel(slate: Slate, weights: Mapping[str, float]) -> dict[str, Any]:
+def _funnel(slate: Slate, weights: Mapping[str, float], policy: Policy) -> dict[str, Any]:
     """How many came and went, and what each slot's score was made of."""
-    retrieved = slate.retrieved
+    retrieved, selected = slate.retrieved, slate.selected
     return {
         "proposed": dict(retrieved.n_proposed),
         "removed": {one.reason: len(one.rows) for one in retrieved.removed},
         "ranked": slate.n_candidates,
         "non_finite": slate.n_non_finite,
         "unknown_features": dict(slate.n_unknown),
+        "diversity": policy.diversity,
+        "passed_over": dict(selected.passed_over),
+        "filled": selected.n_filled,
+        "drawn_from": selected.n_pool,
+        "by_value": [slot.by_value for slot in slate.slots],
         "weights": dict(weights),
         "heads": [_heads(slot) for slot in slate.slots],
     }

@@ -12,8 +12,10 @@ from candidfeed.data.features import Bag
 from candidfeed.data.put_fields import parse_field
 from candidfeed.data.tables import COLUMN_TYPES
 from candidfeed.data.vocabulary import UNKNOWN
-from candidfeed.feed.eligibility import DELETED, EXPIRED, Rule, masked
+from candidfeed.feed.eligibility import DELETED, EXPIRED, Rule, masked, muted
+from candidfeed.feed.item_codes import coded_columns, require_coded
 from candidfeed.feed.pipeline import LATEST, Ask, recommend, retrieve
+from candidfeed.feed.policy import Policy
 from candidfeed.feed.served import Past, Person, Rows, Served
 from candidfeed.store.history import History
 from candidfeed.store.records import Change
@@ -88,6 +90,13 @@ class LiveRelease:
         is_over = changes.expires_s <= now_s
         return gone, Rule(EXPIRED, lambda rows: is_over[rows], int(is_over.sum()))
 
+    def muted(self, values: Mapping[str, Sequence[str]]) -> Rule:
+        """Bars items with one of these values, by column; what the release has not is passed."""
+        known = coded_columns(self.served.items)
+        columns = {name: self.served.item_codes(name) for name in values if name in known}
+        rows = {name: one.values.rows(list(values[name])) for name, one in columns.items()}
+        return muted([(columns[name], codes[codes != UNKNOWN]) for name, codes in rows.items()])
+
     def person(self, user_id: str, later: Past, fields: Mapping[str, Any]) -> Person:
         """Who this is, by the release and by what is known since.
 
@@ -130,14 +139,25 @@ class LiveRelease:
         past = Past(rows[read], values[read], np.array(history.times_s, np.float64)[read])
         return _NOTHING.then(past)
 
-    def warm_up(self) -> None:
-        """Compile, and ask once for whatever is made when it is first asked for."""
+    def warm_up(self, policy: Policy, before: Served | None) -> None:
+        """Compile, and ask once for whatever is made when it is first asked for.
+
+        Args:
+            before: the release that was in force: what users mute there, they will here.
+
+        Raises:
+            DataError: the policy names what this release's items don't have.
+        """
         served = self.served
+        require_coded(served.items, policy.caps, "policy: caps")
+        for name in before.item_codes_made if before is not None else ():
+            self.muted({name: []})
         served.compile(quickly=False)
         first = int(np.argmax(np.diff(served.pasts.ends, prepend=0) > 0))
         somebody = self.person(str(served.users.id_of(first)), _NOTHING, {})
         for person in (somebody, served.anonymous):
-            recommend(served, person, Ask(k=10, now_s=0.0, rules=self.rules(0.0)))
+            ask = Ask(k=10, now_s=0.0, rules=self.rules(0.0), policy=policy)
+            recommend(served, person, ask)
         retrieve(served, served.anonymous, Ask(k=10, now_s=0.0, everybodys=LATEST))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from candidfeed.errors import CandidfeedError, StoreError
+from candidfeed.feed.policy import Policy
 from candidfeed.release.bundle import read_release
 from candidfeed.release.storage import pointer_of
 from candidfeed.serving.journal import Journal
@@ -27,8 +28,10 @@ class Releases:
         live: None until the first is loaded.
     """
 
-    def __init__(self, folder: Path, store: Store, metrics: Metrics, journal: Journal) -> None:
-        self._folder, self._store = folder, store
+    def __init__(
+        self, folder: Path, store: Store, metrics: Metrics, journal: Journal, policy: Policy
+    ) -> None:
+        self._folder, self._store, self._policy = folder, store, policy
         self._metrics, self._journal = metrics, journal
         self.live: LiveRelease | None = None
         self._tried = b""
@@ -42,11 +45,12 @@ class Releases:
 
         Raises:
             ReleaseError: there is none, or it can't be read; the one before stays.
+            DataError: the policy names what its items don't have; likewise.
         """
         began = time.perf_counter()
         self._tried = pointer_of(self._folder)
         live = LiveRelease(read_release(self._folder))
-        live.warm_up()
+        live.warm_up(self._policy, None if self.live is None else self.live.served)
         with self._following:
             self._cursor = 0
             self._follow(live)

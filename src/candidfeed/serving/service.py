@@ -61,7 +61,7 @@ class Service:
             store=store,
             people=people,
             keys=KeyRing(store) if with_keys else None,
-            releases=Releases(folder, store, metrics, journal),
+            releases=Releases(folder, store, metrics, journal, settings.policy),
             engine=Engine(store, people, metrics, settings),
             workers=Workers(settings.n_workers, settings.n_waiting),
             metrics=metrics,
@@ -81,6 +81,7 @@ class Service:
 
         Raises:
             ReleaseError: there is none, or it can't be read.
+            DataError: the policy names what its items don't have.
         """
         self.releases.load()
         self.releases.watch(self.settings.watch_s, self._take_in)

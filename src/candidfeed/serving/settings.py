@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 from candidfeed.errors import ConfigError
+from candidfeed.feed.policy import DEFAULT_POLICY, Policy
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class ServeSettings:
         max_body_bytes: of a request.
         watch_s: how often the pointer of the releases is looked at.
         max_future_s: how far ahead of our clock the time of an event may be.
+        policy: what slates keep to beside values.
     """
 
     deadline_ms: float = 150.0
@@ -29,9 +31,10 @@ class ServeSettings:
     max_body_bytes: int = 1 << 20
     watch_s: float = 1.0
     max_future_s: float = 300.0
+    policy: Policy = DEFAULT_POLICY
 
     def __post_init__(self) -> None:
         for field in fields(self):
             came = getattr(self, field.name)
-            if not came > 0:
+            if field.name != "policy" and not came > 0:
                 raise ConfigError(f"{field.name}: expected a number above 0, came {came}")

@@ -91,8 +91,9 @@ class Slot(_Strict):
     kind: Literal["organic"]
     title: str
     score: float | None = Field(description="What the slate is ordered by; null if not finite.")
-    source: str = Field(description="What proposed the item.")
+    source: str = Field(description="What proposed the item; `explore` where it was drawn.")
     reason: str
+    propensity: float = Field(description="P(this item in this slot); 1 where nothing was drawn.")
 
 
 class FeedAnswer(_Strict):

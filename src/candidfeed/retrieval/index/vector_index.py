@@ -53,7 +53,7 @@ class IndexSettings:
     """
 
     exact_below: int = 100_000
-    recall_target: float = 0.955
+    recall_target: float = 0.965
     recall_k: int = 500
 
     def __post_init__(self) -> None:

@@ -1,0 +1,101 @@
+"""Slates over HTTP keep to the policy, and say what it did; users mute what they don't want."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import user_id
+from tests.serving.conftest import Running, Start
+
+from candidfeed.errors import DataError
+from candidfeed.feed.policy import Brake, Explore, Policy
+from candidfeed.feed.served import Served
+from candidfeed.serving.service import Service
+from candidfeed.serving.settings import ServeSettings
+from candidfeed.store.store import open_store
+
+POLICY = Policy(0.3, {"tags": 6}, Explore((2, 5), 6), Brake(0.5, 10))
+
+
+def tags_of(served: Served, item_ids: list[Any]) -> list[str]:
+    rows = served.item_ids.rows(item_ids).tolist()
+    return [tag for row in rows for tag in served.items["tags"][row]]
+
+
+def put(service: Running, user: str, fields: dict[str, Any]) -> Any:
+    return service.client.put(f"/v1/users/{user}", json={"fields": fields})
+
+
+def test_a_muted_value_is_never_shown_and_is_counted(shared: Running, tiny_served: Served) -> None:
+    user = user_id(31)
+    assert "odd" in tags_of(tiny_served, shared.item_ids(user, limit=9))
+    assert put(shared, user, {"muted": {"tags": ["odd", "no such tag"]}}).status_code == 200
+    answer = shared.feed(user, limit=9, debug=True)
+    assert "odd" not in tags_of(tiny_served, [slot["item_id"] for slot in answer["slots"]])
+    assert len(answer["slots"]) == 9
+    assert answer["debug"]["removed"]["muted"] > 0
+    assert put(shared, user, {}).status_code == 200
+    assert "odd" in tags_of(tiny_served, shared.item_ids(user, limit=9))
+
+
+@pytest.mark.parametrize(
+    ("muted", "said"),
+    [
+        (["odd"], 'expected {"COLUMN": ["VALUE"]}, came [\'odd\']'),
+        ({"tags": "odd"}, 'expected {"COLUMN": ["VALUE"]}, came'),
+        ({"tags": [3]}, 'expected {"COLUMN": ["VALUE"]}, came'),
+        ({"tag": ["odd"]}, "'tag' is no column of categories or tags of this release's items; "),
+        ({"title": ["x"]}, "'title' is no column of categories or tags"),
+    ],
+)
+def test_what_can_not_be_muted_is_refused(shared: Running, muted: object, said: str) -> None:
+    answer = put(shared, user_id(30), {"muted": muted})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith(f"muted: {said}")
+
+
+def test_slots_and_records_say_what_the_policy_did(start: Start, tiny_served: Served) -> None:
+    service = start(policy=POLICY)
+    answer = service.feed(user_id(4), limit=8, debug=True)
+    slots, funnel = answer["slots"], answer["debug"]
+    assert [slot["source"] == "explore" for slot in slots] == [p in (2, 5) for p in range(1, 9)]
+    drawn = 1 / funnel["drawn_from"]
+    assert [slot["propensity"] for slot in slots] == [
+        drawn if slot["source"] == "explore" else 1.0 for slot in slots
+    ]
+    assert 2 <= funnel["drawn_from"] <= 6
+    assert funnel["diversity"] == POLICY.diversity
+    assert funnel["filled"] == 0
+    tags = tags_of(tiny_served, [slot["item_id"] for slot in slots])
+    assert max(tags.count(one) for one in tags) <= 6
+    n_moved = sum(place > 8 for place in funnel["by_value"])
+    assert sum(funnel["passed_over"].values()) == n_moved
+    record = service.service.store.slate(answer["request_id"])
+    assert record is not None
+    logged = json.loads(record.slots)
+    assert Policy.of(logged["policy"]) == POLICY
+    assert [one["propensity"] for one in logged["slots"]] == [one["propensity"] for one in slots]
+    assert [one["by_value"] for one in logged["slots"]] == funnel["by_value"]
+
+
+def test_a_slate_without_the_ranker_keeps_to_the_caps(start: Start, tiny_served: Served) -> None:
+    service = start(policy=replace(POLICY, caps={"tags": 4}), deadline_ms=0.001)
+    for u in (4, 5):
+        answer = service.feed(user_id(u), limit=8)
+        assert answer["degraded"] == ["retrieval_late"]
+        tags = tags_of(tiny_served, [slot["item_id"] for slot in answer["slots"]])
+        assert {tags.count("odd"), tags.count("even")} == {4}
+
+
+def test_a_policy_for_columns_that_the_items_have_not_is_refused_at_the_start(
+    tiny_release: Path, tmp_path: Path
+) -> None:
+    settings = ServeSettings(policy=Policy(caps={"genres": 2}))
+    store = open_store(str(tmp_path / "store.db"))
+    with (
+        Service.open(tiny_release, store, settings, with_keys=False) as service,
+        pytest.raises(DataError, match="policy: caps: 'genres' is no column of categories"),
+    ):
+        service.start()
