@@ -13,6 +13,7 @@ from candidfeed.cli import (
     build,
     compare,
     describe,
+    erase,
     evaluate,
     fetch,
     load,
@@ -43,6 +44,7 @@ app.command()(recommend.recommend)
 app.command()(serve.serve)
 app.command()(retrain.retrain)
 app.command()(rollback.rollback)
+app.command()(erase.erase)
 app.command()(synth.synth)
 app.command()(load.load)
 

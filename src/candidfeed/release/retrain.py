@@ -9,6 +9,7 @@ from candidfeed.data.tables import Dataset
 from candidfeed.errors import ReleaseError
 from candidfeed.evaluation.run import MAX_TEST_USERS
 from candidfeed.release.build import Built, build_release
+from candidfeed.release.erased import remove_generations_of_erased
 from candidfeed.release.join import Joined, join_store
 from candidfeed.release.manifest import POINTER
 from candidfeed.release.storage import manifest_in_force
@@ -37,6 +38,8 @@ def retrain(
 ) -> Built:
     """Join, build, hold against the release in force, and publish.
 
+    Then no release is kept, but the one in force, that holds somebody who was erased.
+
     Args:
         store: is read, and may be written meanwhile.
         releases: their folder; the first one may be made here too.
@@ -53,10 +56,13 @@ def retrain(
     log = read_store(store)
     joined = join_store(dataset, log, erased_of=store.erased_of, now=now)
     tell(log, joined)
-    return build_release(
+    built = build_release(
         joined.dataset, releases, protocol=protocol, seed=seed, settings=settings,
         max_users=max_users, force=force, report=report, note=note,
     )  # fmt: skip
+    for name in remove_generations_of_erased(releases, store.erased_of):
+        note(f"removed {name}, for it holds somebody who was erased: no rollback to it")
+    return built
 
 
 def require_same_dataset(releases: Path, name: str) -> None:

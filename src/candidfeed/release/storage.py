@@ -171,6 +171,7 @@ def roll_back(target: Path) -> OpenedDirectory:
         if not older:
             raise ReleaseError(
                 f"{target}: no release before {in_force} is kept; the next build keeps this one"
+                " (`candidfeed retrain` removes what holds somebody who was erased)"
             )
         before = max(older, key=_number)
         with _reading(target):
@@ -182,6 +183,27 @@ def roll_back(target: Path) -> OpenedDirectory:
         with _reported(target, "putting the release before in force"):
             replace_file(target / POINTER, pointer.encode())
     return opened
+
+
+def remove_generations(target: Path, is_condemned: Callable[[Path], bool]) -> list[str]:
+    """Remove the generations of which this is so; the one in force stays, whatever it holds.
+
+    Returns:
+        The names of those removed.
+
+    Raises:
+        ReleaseError: there is no release, a build is at work, or one can't be removed.
+    """
+    target = Path(target)
+    with _reading(target):
+        in_force = _read_pointer(target).release_id
+    with _only_builder(target), _reported(target, "removing a release"):
+        condemned = [
+            one for one in _generations(target) if one.name != in_force and is_condemned(one)
+        ]
+        for one in condemned:
+            shutil.rmtree(one.rename(target / f"{_UNFINISHED}{secrets.token_hex(4)}"))
+    return [one.name for one in condemned]
 
 
 @contextmanager

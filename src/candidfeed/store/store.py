@@ -203,6 +203,10 @@ class Store:
         """Whether this user was erased."""
         return self._read().is_erased(user_id)
 
+    def traces_of(self, user_id: str) -> dict[str, int]:
+        """By table, how many rows still tell of a user: none once they were erased."""
+        return self._read().traces_of(user_id)
+
     def erased_of(self, user_ids: Iterable[str]) -> set[str]:
         """Those of these users who were erased: one query, whatever their number."""
         return self._read().erased_of(user_ids)
