@@ -44,7 +44,7 @@ def until(is_so: Callable[[], object], what: str) -> None:
 
 
 def fill(where: Path) -> None:
-    """Events and titles of users and items that are there: nothing is compiled anew for the test."""
+    """Of users and items that are there: nothing is compiled anew for the test."""
     with open_store(str(where)) as store:
         rated = [(f"e{u}-{i}", user_id(u), item_id(i)) for u in range(9) for i in (u, u + 9)]
         store.append_events(
