@@ -115,7 +115,7 @@ def _ask(served: Served, person: Person, taken: dict[str, list[float]]) -> None:
     step("recommend", lambda: pipeline.recommend(served, person, ask))
     view = step("stage one of the user", lambda: scoring.view_of(served, person))
     step("- user vector", lambda: scoring.user_vector(served, person))
-    proposed = step("propose", lambda: pipeline.propose(served, view, ask, n_more=len(person.past)))
+    proposed = step("propose", lambda: pipeline.propose(served, view, ask, pipeline.More.of(rules)))
     rules = (among(SEEN, person.past.items),)
     kept, _ = step("eligible", lambda: eligible(proposed, rules))
     found = step("merge", lambda: pipeline.merge(served, kept, view))
