@@ -6,6 +6,7 @@ person and `Ask` give one slate.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -25,6 +26,7 @@ from candidfeed.feed.selection import EXPLORE, Selected
 from candidfeed.feed.served import Floats, Person, Rows, Served
 from candidfeed.feed.slate import Candidates, Proposed, Retrieved, Slate, Slot
 from candidfeed.ranking.calibration import weighted_sum
+from candidfeed.retrieval.index.inner_products import best_of
 from candidfeed.retrieval.merge import NEIGHBOURS, SOURCES, TOWER, TRENDING, merge_by_quota
 from candidfeed.retrieval.top_k import best_columns
 
@@ -32,6 +34,9 @@ from candidfeed.retrieval.top_k import best_columns
 POPULAR: Final = "popular"
 LATEST: Final = "latest"
 Everybodys: TypeAlias = Literal["popular", "latest"]
+# What came after the release was built: few of them would be found among all others.
+NEW: Final = "new"
+_SHARE_NEW = 0.05
 # That list is ordered by its one signal: how many people touched an item.
 _POPULAR_WEIGHTS = {"engaged": 1.0}
 # Rules may bar far more than they will of what is proposed, such as a muted tag of half the items:
@@ -173,7 +178,10 @@ def propose(served: Served, view: View | None, ask: Ask, more: More) -> tuple[Pr
         TRENDING: lambda: _of_allowed(served.trending, allowed)[:n],
     }
     asked = [source for source in SOURCES if served.settings.quotas[source] > 0]
-    return tuple(Proposed(source, best[source]()) for source in asked)
+    found = [Proposed(source, best[source]()) for source in asked]
+    if len(served.newcomers):
+        found.append(Proposed(NEW, _best_newcomers(served, view, n, allowed)))
+    return tuple(found)
 
 
 def _of_allowed(rows: Rows, allowed: Rows | None) -> Rows:
@@ -188,6 +196,21 @@ def _best_neighbours(view: View, n: int, allowed: Rows | None) -> Rows:
     return rows[best_columns(view.neighbours[None, rows], n)[0]]
 
 
+def _best_newcomers(served: Served, view: View, n: int, allowed: Rows | None) -> Rows:
+    rows = _of_allowed(served.newcomers.rows, allowed)
+    return best_of(rows, served.scores_of(view.vector, rows), n).rows
+
+
+def _quotas(served: Served, kept: tuple[Proposed, ...]) -> list[int]:
+    """How many candidates each source may bring; newcomers' places are taken from the largest."""
+    quotas = {**served.settings.quotas, NEW: 0}
+    n_new = sum(len(one.rows) for one in kept if one.source == NEW)
+    largest = max(quotas, key=lambda source: quotas[source])
+    quotas[NEW] = min(n_new, ceil(_SHARE_NEW * quotas[largest]))
+    quotas[largest] -= quotas[NEW]
+    return [quotas[one.source] for one in kept]
+
+
 def merge(served: Served, kept: tuple[Proposed, ...], view: View | None) -> Candidates:
     """The candidates that are ranked: each source's up to its quota, in the order of stage one."""
     n = served.settings.n_candidates
@@ -197,9 +220,7 @@ def merge(served: Served, kept: tuple[Proposed, ...], view: View | None) -> Cand
         nothing = np.zeros(len(rows), np.float32)
         source = np.zeros(len(rows), np.int8)
         return Candidates(rows, source, (popular.source,), nothing, nothing)
-    merged = merge_by_quota(
-        [one.rows for one in kept], [served.settings.quotas[one.source] for one in kept]
-    )
+    merged = merge_by_quota([one.rows for one in kept], _quotas(served, kept))
     found = Candidates(
         rows=merged.rows,
         source=merged.source,

@@ -70,7 +70,7 @@ class LiveRelease:
         rows = self.rows_of([one.id for one in changes])
         pairs = zip(rows.tolist(), changes, strict=True)
         put = [one for row, one in pairs if self._is_new(row) and self._says_what(one.fields)]
-        added = served.newcomers.put([self._newcomer(one) for one in put])
+        added = served.newcomers.put(self._newcomers(put))
         rows = self.rows_of([one.id for one in changes])
         n_more = served.n_items + len(served.newcomers) - len(before.is_gone)
         is_gone = np.pad(before.is_gone, (0, n_more))
@@ -98,22 +98,26 @@ class LiveRelease:
         names = ("title", *(one.name for one in self.served.item_map.columns))
         return any((fields or {}).get(name) is not None for name in names)
 
-    def _newcomer(self, change: Change) -> Newcomer:
-        served, fields = self.served, dict(change.fields or {})
-        try:
-            bag = _bag(served.item_map, fields)
-        except DataError:
-            # They were put under a release whose columns were others.
-            bag = _bag(served.item_map, {})
-        item_id = str(change.id)
-        return Newcomer(
-            item_id=int(item_id) if served.has_number_ids and item_id.isdecimal() else item_id,
-            title=str(fields.get("title") or item_id),
-            bag=bag,
-            vector=served.content.vectors(bag)[0],
-            born_s=self._born_s(fields, change.time_s),
-            fields=fields,
-        )
+    def _newcomers(self, changes: Sequence[Change]) -> list[Newcomer]:
+        served = self.served
+        fields = [dict(one.fields or {}) for one in changes]
+        bag = _bags_as_far_as_known(served.item_map, fields)
+        vectors = served.content.vectors(bag)
+        found = []
+        for place, (change, known) in enumerate(zip(changes, fields, strict=True)):
+            item_id = str(change.id)
+            is_number = served.has_number_ids and item_id.isdecimal()
+            found.append(
+                Newcomer(
+                    item_id=int(item_id) if is_number else item_id,
+                    title=str(known.get("title") or item_id),
+                    bag=Bag(bag.ids[[place]], bag.weights[[place]]),
+                    vector=vectors[place],
+                    born_s=self._born_s(known, change.time_s),
+                    fields=known,
+                )
+            )
+        return found
 
     def _born_s(self, fields: Mapping[str, Any], put_s: float) -> float:
         """By the column that says so of the release's items; else when it was put."""
@@ -129,7 +133,7 @@ class LiveRelease:
         Raises:
             DataError: a field can't be a feature of its kind.
         """
-        return _bag(self.served.item_map, fields)
+        return _bags(self.served.item_map, [fields])
 
     def rows_of(self, item_ids: Sequence[str | None]) -> Rows:
         """Row of each item, UNKNOWN (-1) where neither release nor newcomers have it; int32 [n]."""
@@ -188,7 +192,7 @@ class LiveRelease:
         Raises:
             DataError: a field can't be a feature of its kind.
         """
-        return _bag(self.served.user_map, fields)
+        return _bags(self.served.user_map, [fields])
 
     def past_of(self, history: History) -> Past:
         """Those of a user's events that a model reads: positive ones about items of the release."""
@@ -227,8 +231,8 @@ class LiveRelease:
 _NOTHING = Past(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0))
 
 
-def _bag(map_: FeatureMap, fields: Mapping[str, Any]) -> Bag:
-    """One row.
+def _bags(map_: FeatureMap, known: Sequence[Mapping[str, Any]]) -> Bag:
+    """The features of users or items of whom this is known; what is left out is unknown.
 
     Raises:
         DataError: a field can't be a feature of its kind.
@@ -237,13 +241,33 @@ def _bag(map_: FeatureMap, fields: Mapping[str, Any]) -> Bag:
         pl.DataFrame(
             {
                 one.name: pl.Series(
-                    [parse_field(one.name, fields.get(one.name), one.kind)],
+                    [parse_field(one.name, fields.get(one.name), one.kind) for fields in known],
                     dtype=COLUMN_TYPES[one.kind],
                 )
                 for one in map_.columns
             }
         )
     )
+
+
+def _bags_as_far_as_known(map_: FeatureMap, known: Sequence[Mapping[str, Any]]) -> Bag:
+    """The same; who has a field that can't be a feature has none."""
+    if not map_.columns:
+        # A table without columns has no rows either.
+        return Bag(np.zeros((len(known), 1), np.int32), np.zeros((len(known), 1), np.float32))
+    try:
+        return _bags(map_, known)
+    except DataError:
+        # They were put under a release whose columns were others.
+        return _bags(map_, [one if _can_be_read(map_, one) else {} for one in known])
+
+
+def _can_be_read(map_: FeatureMap, fields: Mapping[str, Any]) -> bool:
+    try:
+        _bags(map_, [fields])
+    except DataError:
+        return False
+    return True
 
 
 def _as_list(value: Any) -> Sequence[Any]:
