@@ -50,6 +50,8 @@ class LiveRelease:
         n = served.n_items
         # Replaced as a whole: a request reads what was before a change, or after it.
         self.changes = Changes(np.zeros(n, bool), np.full(n, np.inf), 0)
+        # Odd while a change is taken in: rules and index may then say different things.
+        self.version = 0
 
     @property
     def release_id(self) -> str:
@@ -68,11 +70,13 @@ class LiveRelease:
             if row != UNKNOWN:
                 is_gone[row] = change.fields is None
                 expires_s[row] = _expiry(change.fields)
+        self.version += 1
         self.changes = Changes(is_gone, expires_s, int(np.isfinite(expires_s).sum()))
         index = self.served.index
         index.remove(np.flatnonzero(is_gone & ~before.is_gone))
         back = np.flatnonzero(before.is_gone & ~is_gone)
         index.add(back, self.served.item_vectors[back])
+        self.version += 1
 
     def rows_of(self, item_ids: Sequence[str | None]) -> Rows:
         """Row of each item, UNKNOWN (-1) where the release has none; int32 [n]."""
