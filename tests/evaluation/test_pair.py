@@ -122,6 +122,15 @@ def test_cohorts_part_the_users_by_what_is_known_and_the_items_by_thirds_of_trai
     assert pair["tail items"].n_users == 3
 
 
+def test_where_no_pair_is_asked_for_there_is_no_cohort():
+    nothing = Targets(np.empty(0, int), np.empty(0, int), np.empty(0, np.int32), np.empty(0))
+    found = pair_figures(Ranks(3, nothing, nothing, None), SPLIT)
+    assert found.cohorts == {}
+    report = summarise_pair([found], Resamples.draw(np.arange(2), rng=np.random.default_rng(0)))
+    assert report.cohorts == {}
+    assert pair_table(report).row_count == 0
+
+
 def test_every_pair_is_in_one_cohort_of_users_and_in_one_of_items():
     generator = rng()
     known, test = (np.argwhere(generator.random((50, 30)) < share) for share in (0.3, 0.1))

@@ -13,11 +13,13 @@ from candidfeed.cli import (
     build,
     compare,
     describe,
+    erase,
     evaluate,
     fetch,
     load,
     recommend,
     reference,
+    retrain,
     rollback,
     serve,
     synth,
@@ -40,7 +42,9 @@ app.command()(build.build)
 app.command()(compare.compare)
 app.command()(recommend.recommend)
 app.command()(serve.serve)
+app.command()(retrain.retrain)
 app.command()(rollback.rollback)
+app.command()(erase.erase)
 app.command()(synth.synth)
 app.command()(load.load)
 

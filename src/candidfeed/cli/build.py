@@ -4,7 +4,7 @@ import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -14,8 +14,18 @@ from candidfeed.cli.evaluate import N_STEPS as EVALUATE_STEPS
 from candidfeed.cli.evaluate import TestUsers
 from candidfeed.cli.output import LogsFolder, console, notes, require_writable, steps, write_json
 
+if TYPE_CHECKING:
+    from candidfeed.release.build import Built
+
 # Those of `evaluate`; then candidates and both fits for the release, the export and the writing.
 N_STEPS = EVALUATE_STEPS + 5
+ReportProtocol = Annotated[
+    str | None,
+    typer.Option(
+        help="How to split for the report, as for `evaluate`; the release itself learns from "
+        "every row."
+    ),
+]
 
 
 def build(
@@ -29,13 +39,7 @@ def build(
         Path,
         typer.Option("--output", "-o", help="Folder of the release; an older one there is kept."),
     ],
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            help="How to split for the report, as for `evaluate`; the release itself learns from "
-            "every row."
-        ),
-    ] = None,
+    protocol: ReportProtocol = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the models.")] = 42,
     settings: SettingsFile = None,
     users: TestUsers = 50_000,
@@ -67,7 +71,6 @@ def build(
     require_writable(files=[json], folders=[output, logs])
     opened = open_dataset(dataset, cache=cache)
     with steps(N_STEPS) as report:
-        from candidfeed.evaluation.report import report_view
         from candidfeed.release.build import build_release
 
         built = build_release(
@@ -81,14 +84,30 @@ def build(
             report=report,
             note=notes.print,
         )
-    console.print(report_view(built.report))
-    for name, why in built.left_out.items():
-        notes.print(f"{name} is left out: {why}")
+    print_built(built)
     if json is not None:
         write_json(json, built.report.to_json())
     if logs is not None:
         _write_curves(logs, built.curves)
-    _print_release(output, built.opened.release_id, built.size_bytes, time.monotonic() - started)
+    print_release(output, built, time.monotonic() - started)
+
+
+def print_built(built: "Built") -> None:
+    """The report of a release, and what is not in it."""
+    from candidfeed.evaluation.report import report_view
+
+    console.print(report_view(built.report))
+    for name, why in built.left_out.items():
+        notes.print(f"{name} is left out: {why}")
+
+
+def print_release(output: Path, built: "Built", took_s: float) -> None:
+    """Where it lies, and how to read it."""
+    console.print()
+    console.print(Text(f"Release {output}", style="bold"), soft_wrap=True)
+    about = f"{built.opened.release_id}, {built.size_bytes / 1e6:.1f} MB"
+    console.print(f"  {about}, built in {took_s:.0f} s")
+    console.print(f"  candidfeed recommend {shlex.quote(str(output))} --user ID", soft_wrap=True)
 
 
 def _write_curves(folder: Path, curves: Mapping[str, Mapping[str, list[float]]]) -> None:
@@ -108,10 +127,3 @@ def _write_curves(folder: Path, curves: Mapping[str, Mapping[str, list[float]]])
             known = {name: one[from_end] for name, one in figures.items() if len(one) >= -from_end}
             written.on_epoch_end(epoch, known)
         written.on_train_end()
-
-
-def _print_release(output: Path, release_id: str, size_bytes: int, took_s: float) -> None:
-    console.print()
-    console.print(Text(f"Release {output}", style="bold"), soft_wrap=True)
-    console.print(f"  {release_id}, {size_bytes / 1e6:.1f} MB, built in {took_s:.0f} s")
-    console.print(f"  candidfeed recommend {shlex.quote(str(output))} --user ID", soft_wrap=True)

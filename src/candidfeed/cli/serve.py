@@ -2,13 +2,23 @@
 
 import ipaddress
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from candidfeed.cli.datasets import CacheFolder, SettingsFile
 from candidfeed.cli.output import console, notes, require_writable
 from candidfeed.errors import ConfigError
+
+StorePlace = Annotated[
+    str | None,
+    typer.Option(
+        help="A SQLite file or postgresql://…; without it store.db in the folder "
+        "RELEASES-state beside the releases."
+    ),
+]
 
 
 def serve(
@@ -19,13 +29,7 @@ def serve(
         str, typer.Option(help="Address to listen on; others than this machine's need keys.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 8000,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            help="A SQLite file or postgresql://…; without it store.db in the folder "
-            "RELEASES-state beside the releases."
-        ),
-    ] = None,
+    store: StorePlace = None,
     deadline_ms: Annotated[
         float, typer.Option(min=1, help="After so long a feed is answered with what there is.")
     ] = 150.0,
@@ -44,6 +48,18 @@ def serve(
         Path | None,
         typer.Option(help="Write the first API key to this file instead of printing it."),
     ] = None,
+    retrain_every: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0001,
+            help="Hours after which `candidfeed retrain` makes the next release; needs --data.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The data set of the releases, for --retrain-every.")
+    ] = None,
+    settings: SettingsFile = None,
+    cache: CacheFolder = None,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Ask nobody for a key; on this machine only.")
     ] = False,
@@ -54,17 +70,24 @@ def serve(
     (`candidfeed build` into the same folder, `candidfeed rollback`), it is
     swapped without a failed request. At the first start an API key is made
     and shown once. The description of all routes stands at /docs.
+
+    With --retrain-every the next release is made by `candidfeed retrain`, a
+    process of its own with the lowest priority, which ends with the service;
+    --settings and --cache are handed to it.
     """
     if no_auth and not _is_this_machine(host):
         raise ConfigError(f"--no-auth: {host} can be reached from elsewhere; leave it out")
+    if (retrain_every is None) != (data is None):
+        raise ConfigError("--retrain-every and --data go together; name both or none")
     require_writable(files=[key_file])
-    where = store or str(_state_folder(releases) / "store.db")
+    where = store_of(releases, store)
 
     from candidfeed.release.storage import pointer_of
 
     # Before anything is made or imported for it.
     pointer_of(releases)
 
+    environment = dict(os.environ)
     # Each worker computes on its own thread: XLA's would only hand work to and fro.
     os.environ.setdefault("NPROC", "1")
 
@@ -74,7 +97,7 @@ def serve(
     from candidfeed.serving.settings import ServeSettings
     from candidfeed.store.store import open_store
 
-    settings = ServeSettings(
+    chosen = ServeSettings(
         deadline_ms=deadline_ms,
         n_workers=workers,
         n_waiting=waiting,
@@ -84,15 +107,29 @@ def serve(
     )
     with (
         bound(host, port) as listening,
-        Service.open(releases, open_store(where), settings, with_keys=not no_auth) as service,
+        Service.open(releases, open_store(where), chosen, with_keys=not no_auth) as service,
     ):
         _show_first_key(service.first_key(), key_file)
+        if retrain_every is not None:
+            command = _retrain_command(releases, data, where, settings, cache)
+            service.retrain_every(retrain_every * 3600, command, environment)
         run(service, listening, _show_address)
 
 
-def _state_folder(releases: Path) -> Path:
+def _retrain_command(
+    releases: Path, data: str | None, where: str, settings: Path | None, cache: Path | None
+) -> list[str]:
+    command = [sys.executable, "-m", "candidfeed", "retrain", str(releases), "--data", str(data)]
+    command += ["--store", where, "--attached"]
+    for option, path in (("--settings", settings), ("--cache", cache)):
+        command += [] if path is None else [option, str(path)]
+    return command
+
+
+def store_of(releases: Path, named: str | None) -> str:
+    """Where the service of these releases keeps its state: as named, or beside them."""
     whole = releases.resolve()
-    return whole.with_name(f"{whole.name}-state")
+    return named or str(whole.with_name(f"{whole.name}-state") / "store.db")
 
 
 def _is_this_machine(host: str) -> bool:

@@ -15,7 +15,7 @@ from candidfeed.data.columns import Fault, place, show
 from candidfeed.data.tables import (
     COLUMN_TYPES,
     EVENT_COLUMNS,
-    POSITION,
+    FURTHER_COLUMNS,
     TIME,
     Dataset,
     Feature,
@@ -148,11 +148,11 @@ def check_canonical(dataset: Dataset) -> Dataset:
 
 def _check_events(dataset: Dataset) -> None:
     events = dataset.events
-    further = [column for column in ("part", "position") if column in events.columns]
+    further = [column for column in FURTHER_COLUMNS if column in events.columns]
     expected = [*EVENT_COLUMNS, *further]
     if events.columns != expected:
         raise DataError(f"{dataset.name}: events have the columns {events.columns}, not {expected}")
-    types = {"kind": pl.String(), "value": pl.Float32(), "timestamp": TIME, "position": POSITION}
+    types = {"kind": pl.String(), "value": pl.Float32(), "timestamp": TIME, **FURTHER_COLUMNS}
     for column, dtype in types.items():
         if events.schema.get(column, dtype) != dtype:
             raise DataError(

@@ -19,7 +19,7 @@ LARGEST_NUMBER = 1e12
 LAST_POSITION = 10_000
 _SHOWN_CHARACTERS = 80
 _EXACT_FLOAT = 2.0**53
-_CANONICAL_INTEGER = r"^(?:0|-?[1-9][0-9]{0,18})$"
+CANONICAL_INTEGER = r"^(?:0|-?[1-9][0-9]{0,18})$"
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def parse_ids(column: Column) -> Parsed:
         Fault(f"{column.name!r} is longer than {MAX_ID_BYTES:,} bytes", is_long, column.raw),
     )
     usable = text.filter(~(is_empty | is_long))
-    if len(usable) and usable.str.contains(_CANONICAL_INTEGER).all():
+    if len(usable) and usable.str.contains(CANONICAL_INTEGER).all():
         values = text.cast(pl.Int64, strict=False)
         if values.filter(~(is_empty | is_long)).null_count() == 0:
             return Parsed(values, faults)

@@ -135,11 +135,16 @@ class FeatureMap:
         Args:
             ids: of a `Bag`, int32 [n, width].
         """
-        missing = ids[self._is_unknown[ids]]
+        missing = ids[self.are_unknown(ids)]
         if not len(missing):
             return {}
-        counts = {one.name: int((missing == one.offset).sum()) for one in self.columns}
-        return {name: n for name, n in counts.items() if n}
+        found, counts = np.unique(missing, return_counts=True)
+        n_of = dict(zip(found.tolist(), counts.tolist(), strict=True))
+        return {one.name: n_of[one.offset] for one in self.columns if one.offset in n_of}
+
+    def are_unknown(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which ids of a `Bag` stand for a missing or unknown value; of the shape given."""
+        return self._is_unknown[ids]
 
     @cached_property
     def _is_unknown(self) -> NDArray[np.bool_]:

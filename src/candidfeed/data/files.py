@@ -94,6 +94,8 @@ def read_files(path: Path, *, now: datetime) -> Dataset:
             shown_kind=config.events.shown,
             labels=_labels(config.labels),
             attribution_s=config.events.attribution_s,
+            kinds=config.events.kinds or (),
+            values=(config.events.value_min, config.events.value_max),
         )
     )
 

@@ -51,9 +51,10 @@ def read_impressions(
 ) -> Impressions:
     """The impressions from one time to another, and what came of each.
 
-    An event is put down to the last impression of the same user and item that is not later, and
-    not older than `dataset.attribution_s`. What lies at `until_s` or after is not read; an
-    impression is left out where an event that belongs to it may lie there.
+    An event is put down to the impression that it names (`shown_at`), else to the last one of the
+    same user and item that is not later, and not older than `dataset.attribution_s`. What lies at
+    `until_s` or after is not read; an impression is left out where an event that belongs to it may
+    lie there.
 
     Args:
         from_s, until_s: seconds since 1970 UTC; what is at `from_s` is in.
@@ -97,7 +98,9 @@ def _counts(
 ) -> NDArray[np.float32]:
     """How many events of the label belong to each impression, float32 [len(shown)]."""
     done = log.filter(pl.col("kind").is_in(label.kinds))
-    done = done.select("user_id", "item_id", "timestamp").sort("timestamp")
+    # What was named is found at its own time.
+    when = pl.coalesce("shown_at", "timestamp") if "shown_at" in log.columns else "timestamp"
+    done = done.select("user_id", "item_id", timestamp=when).sort("timestamp")
     # In the order of time both; polars can't see it where groups are given.
     found = done.join_asof(
         shown.select("user_id", "item_id", "timestamp", "row"),

@@ -122,6 +122,7 @@ def read_ml_100k(folder: Path) -> Dataset:
             max_bad_share=0.0,
             positive_kinds=("rating",),
             like_at=4.0,
+            values=(1.0, 5.0),
             licence=LICENCE,
         )
     )

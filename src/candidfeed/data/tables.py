@@ -9,6 +9,12 @@ FeatureKind = Literal["category", "tags", "number", "bucket", "text", "time"]
 TIME = pl.Datetime("us", "UTC")
 POSITION = pl.UInt16()
 EVENT_COLUMNS = ("user_id", "item_id", "kind", "value", "timestamp")
+FURTHER_COLUMNS: dict[str, pl.DataType] = {
+    "part": pl.String(),
+    "position": POSITION,
+    "propensity": pl.Float32(),
+    "shown_at": TIME,
+}
 COLUMN_TYPES: dict[FeatureKind, pl.DataType] = {
     "category": pl.String(),
     "tags": pl.List(pl.String()),
@@ -58,6 +64,9 @@ class Dataset:
             no times), in the order of the source. Where the data set brings its own split there is
             a further column `part` with `train`, `valid` or `test`; where it says at which place of
             a list something was shown, `position` (UInt16 from 1, null where it is not known).
+            What a service has logged adds `propensity` to what was shown (Float32, P(this item at
+            this place), null where it is not known) and `shown_at` to what was done: when that was
+            shown which it answers by name (null: put down by user, item and time).
         users: `user_id` and one column per entry of `user_features`; every user of `events` is in.
         items: `item_id`, `title` (String) and one column per entry of `item_features`; every item
             of `events` is in. Feature columns have the types in COLUMN_TYPES.
@@ -65,6 +74,8 @@ class Dataset:
             `received` (all String but row).
         rows_read: rows of the event source, the quarantined ones included.
         max_bad_share: the share of quarantined rows up to which training goes on.
+        kinds: those that events may have; any where there are none.
+        values: the least and the greatest value that is right; None where there is no bound.
         positive_kinds: event kinds that count as a positive for retrieval and for top-k metrics.
         like_at: the least value at which an event counts as liked; None where values are not
             ratings.
@@ -88,6 +99,8 @@ class Dataset:
     shown_kind: str | None = None
     labels: tuple[Label, ...] = ()
     attribution_s: float = 3600.0
+    kinds: tuple[str, ...] = ()
+    values: tuple[float | None, float | None] = (None, None)
     licence: str = ""
 
     @property

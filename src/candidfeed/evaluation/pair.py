@@ -119,8 +119,10 @@ class PairReport:
 
 def pair_figures(ranks: Ranks, split: Split) -> PairFigures:
     """The figures of every cohort that has a test pair."""
-    found = {EVERYBODY: _figures(ranks)}
-    for name, keep in (*_user_cohorts(ranks.final, split), *_item_cohorts(ranks.final, split)):
+    final = ranks.final
+    everybody = (EVERYBODY, np.ones(len(final.owner), bool))
+    found = {}
+    for name, keep in (everybody, *_user_cohorts(final, split), *_item_cohorts(final, split)):
         if keep.any():
             found[name] = _figures(ranks.where(keep))
     return PairFigures(ranks.n_candidates, found)

@@ -37,12 +37,17 @@ def choose(
         Cap(name, served.item_codes(name).of_rows(rows), at_most)
         for name, at_most in policy.caps.items()
     ]
-    if is_braked(person, policy.brake):
-        caps.append(_brake_cap(served, person, rows, k, policy.brake))
     positions = policy.explore.positions
     is_drawn = bool(positions) and positions[0] <= k
-    if not (caps or is_drawn or policy.diversity > 0):
-        return select(values, rows, k)
+    is_plain = not (caps or is_drawn or policy.diversity > 0)
+    plain = select(values, rows, k) if is_plain else None
+    if is_braked(person, policy.brake):
+        brake = _brake_cap(served, person, rows, k, policy.brake)
+        if plain is not None and brake.lets_pass(plain.picked):
+            return plain
+        caps.append(brake)
+    elif plain is not None:
+        return plain
     return select_by(
         values,
         rows,

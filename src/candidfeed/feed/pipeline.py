@@ -225,9 +225,10 @@ def unknown_features(served: Served, person: Person, rows: Rows) -> dict[str, in
     """`Slate.n_unknown` of these candidates; nothing is read for a person without a past."""
     if not len(person.past):
         return {}
+    lacking = rows[served.lacks_features[rows]]
     sides = {
         "user": served.user_map.n_unknown(person.bag.ids),
-        "item": served.item_map.n_unknown(served.space.item_bag.ids[rows]),
+        "item": served.item_map.n_unknown(served.space.item_bag.ids[lacking]),
     }
     return {f"{side}.{name}": n for side, found in sides.items() for name, n in found.items()}
 
@@ -254,10 +255,8 @@ def _slots(
         reasons = popular_reasons(served, rows)
     for place in np.flatnonzero(selected.is_drawn).tolist():
         sources[place], reasons[place] = EXPLORE, explore_reason(selected.n_pool)
-    # Item by item: what gathers rows of a table hands them to other threads.
-    columns = (served.items[name] for name in ("item_id", "title"))
     aligned = zip(
-        *([column[row] for row in rows.tolist()] for column in columns),
+        served.ids_of(rows), served.titles_of(rows),
         values[selected.picked].tolist(), sources, reasons, selected.propensity.tolist(),
         selected.by_value.tolist(), said, strict=True,
     )  # fmt: skip

@@ -36,7 +36,7 @@ class Brake:
     """
 
     share: float = 0.25
-    longest_past: int = 10
+    longest_past: int = 6
 
 
 @dataclass(frozen=True)

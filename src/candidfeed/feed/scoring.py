@@ -121,12 +121,12 @@ def ranked_heads(
         neighbour: scores of the neighbour model, float32 [c].
         now_s: seconds since 1970 UTC; NaN if unknown.
     """
-    space = served.space
-    state = user_state(space, person, width=served.settings.ranker_width, now_s=now_s)
+    space, rated = served.space, served.has_ratings
+    state = user_state(space, person, width=_width_of(served, person), now_s=now_s)
     dense = dense_features(space, state, rows[None], tower=tower[None], neighbour=neighbour[None])
     predicted = predictions(served, state, rows, dense[0])
     logit = predicted["engaged"].astype(np.float64)
-    p_level = predicted["rating"].astype(np.float64)
+    p_level, nothing = predicted["rating"].astype(np.float64), np.zeros(len(rows))
 
     def later(places: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         some, known = rows[places], dense[0, places]
@@ -138,12 +138,20 @@ def ranked_heads(
         calibrated = served.calibration
         return Heads(
             p_engaged=calibrated["engaged"](1.0 / (1.0 + np.exp(-logit))),
-            p_like=calibrated["liked"]((p_level * space.scale.liked).sum(axis=1)),
-            rating=(p_level * space.scale.levels).sum(axis=1),
+            p_like=(
+                calibrated["liked"]((p_level * space.scale.liked).sum(axis=1)) if rated else nothing
+            ),
+            rating=(p_level * space.scale.levels).sum(axis=1) if rated else nothing,
             actions=_actions(served, predicted),
             later=later if served.ranker_actions is not None else None,
             dense=dense[0],
         )
+
+
+def _width_of(served: Served, person: Person) -> int:
+    """Events of a history that stage two is given: none is padded for where none is read whole."""
+    most = served.settings.ranker_width
+    return most if "history" in served.ranker.reads else min(most, len(person.past))
 
 
 def _actions(served: Served, predicted: Arrays) -> dict[str, NDArray[np.float64]]:

@@ -31,6 +31,11 @@ class Cap:
     codes: NDArray[np.int32]
     at_most: int
 
+    def lets_pass(self, places: NDArray[np.int64]) -> bool:
+        """Whether these candidates may all stand in one slate."""
+        codes = self.codes[places]
+        return int(np.bincount(codes[codes >= 0], minlength=1).max()) <= self.at_most
+
 
 @dataclass(frozen=True)
 class Draw:

@@ -28,6 +28,7 @@ from candidfeed.retrieval.user_knn import UserNeighbours
 
 # A share of likes is drawn to that of all items as if by so many more ratings.
 _SHRINK_RATINGS = 5.0
+_ITEMS_AT_ONCE = 65_536
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
@@ -238,6 +239,34 @@ class Served:
     @cached_property
     def item_ids(self) -> Vocabulary:
         return Vocabulary(self.items["item_id"])
+
+    def ids_of(self, rows: Rows) -> list[int | str]:
+        if self._numbers is not None:
+            return self._numbers[rows].tolist()
+        ids = self.items["item_id"]
+        return [ids[row] for row in rows.tolist()]
+
+    def titles_of(self, rows: Rows) -> list[str]:
+        # Item by item: what gathers rows of a table hands them to other threads.
+        titles = self.items["title"]
+        return [titles[row] for row in rows.tolist()]
+
+    @cached_property
+    def _numbers(self) -> NDArray[np.int64] | None:
+        """The items' ids where they are numbers."""
+        ids = self.items["item_id"]
+        return None if ids.dtype == pl.String else ids.to_numpy()
+
+    @cached_property
+    def lacks_features(self) -> NDArray[np.bool_]:
+        """Items of which a feature is not known, bool [n_items]."""
+        ids = self.space.item_bag.ids
+        return np.concatenate(
+            [
+                self.item_map.are_unknown(ids[start : start + _ITEMS_AT_ONCE]).any(axis=1)
+                for start in range(0, max(len(ids), 1), _ITEMS_AT_ONCE)
+            ]
+        )
 
     @property
     def item_vectors(self) -> Floats:

@@ -20,7 +20,6 @@ from candidfeed.release.figures import FIGURES, encode_figures, figures_of
 from candidfeed.release.gate import Gate, pass_gate
 from candidfeed.release.storage import (
     OpenedDirectory,
-    read_directory,
     refuse_foreign_folder,
     training_folder,
     write_directory,
@@ -109,8 +108,7 @@ def build_release(
             REPORT: encode_json(summary.to_json()),
             FIGURES: encode_figures(figures),
         }
-        write_directory(target, files, _manifest(dataset, measured, summary, gate))
-        opened = read_directory(target)
+        opened = write_directory(target, files, _manifest(dataset, measured, summary, gate))
     steps.end()
     size_bytes = sum(path.stat().st_size for path in opened.path.iterdir())
     ranker = whole.ranker

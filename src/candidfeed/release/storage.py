@@ -67,7 +67,7 @@ class OpenedDirectory:
 
 def write_directory(
     target: Path, files: Mapping[str, FileContent], manifest: Mapping[str, Any]
-) -> None:
+) -> OpenedDirectory:
     """Make these files the release at `target`; the one that was there stays until all is on disk.
 
     Whatever fails, and wherever the process is killed, a release that was there is still there,
@@ -77,6 +77,9 @@ def write_directory(
         target: the release's folder: not there yet, empty, or a release.
         files: content by file name, or a function that writes the file at the path it is given.
         manifest: what the build says of itself, as JSON types.
+
+    Returns:
+        The release, read back and compared.
 
     Raises:
         ReleaseError: the folder holds something else, another build is writing it, the disk is
@@ -94,7 +97,9 @@ def write_directory(
         _remove_leftovers(target)
         previous = _generation_to_keep(target)
         added = _add_generation(target, files, manifest)
-        _remove_old_generations(target, keep={added, previous})
+        _remove_old_generations(target, keep={added.release_id, previous})
+        with _reading(target):
+            return _open_generation(target, added)
 
 
 def read_directory(target: Path) -> OpenedDirectory:
@@ -140,6 +145,26 @@ def pointer_of(target: Path) -> bytes:
         return _read_pointer(target).encode()
 
 
+def in_force_since(target: Path) -> float:
+    """When the release in force was put there, by a build or by going back; seconds since 1970.
+
+    Raises:
+        ReleaseError: there is no release.
+    """
+    with _reading(target):
+        return (target / POINTER).stat().st_mtime
+
+
+def manifest_in_force(target: Path) -> dict[str, Any]:
+    """What the build of the release in force said of it; no other file is read.
+
+    Raises:
+        ReleaseError: there is no release, or its manifest is not what was built.
+    """
+    with _reading(target):
+        return _read_listing(target, _read_pointer(target)).release
+
+
 def roll_back(target: Path) -> OpenedDirectory:
     """Put the generation before the one in force, and what it was built from, in force again.
 
@@ -158,6 +183,7 @@ def roll_back(target: Path) -> OpenedDirectory:
         if not older:
             raise ReleaseError(
                 f"{target}: no release before {in_force} is kept; the next build keeps this one"
+                " (`candidfeed retrain` removes what holds somebody who was erased)"
             )
         before = max(older, key=_number)
         with _reading(target):
@@ -166,6 +192,27 @@ def roll_back(target: Path) -> OpenedDirectory:
         with _reported(target, "putting the release before in force"):
             replace_file(target / POINTER, pointer.encode())
     return opened
+
+
+def remove_generations(target: Path, is_condemned: Callable[[Path], bool]) -> list[str]:
+    """Remove the generations of which this is so; the one in force stays, whatever it holds.
+
+    Returns:
+        The names of those removed.
+
+    Raises:
+        ReleaseError: there is no release, a build is at work, or one can't be removed.
+    """
+    target = Path(target)
+    with _reading(target):
+        in_force = _read_pointer(target).release_id
+    with _only_builder(target), _reported(target, "removing a release"):
+        condemned = [
+            one for one in _generations(target) if one.name != in_force and is_condemned(one)
+        ]
+        for one in condemned:
+            shutil.rmtree(one.rename(target / f"{_UNFINISHED}{secrets.token_hex(4)}"))
+    return [one.name for one in condemned]
 
 
 @contextmanager
@@ -285,8 +332,8 @@ def _remove_leftovers(target: Path) -> None:
 
 def _add_generation(
     target: Path, files: Mapping[str, FileContent], manifest: Mapping[str, Any]
-) -> str:
-    """Write a generation and put it in force; its name."""
+) -> Pointer:
+    """Write a generation and put it in force."""
     folder = target / f"{_UNFINISHED}{secrets.token_hex(4)}"
     pointer = None
     try:
@@ -304,7 +351,7 @@ def _add_generation(
         if pointer is None or not _is_in_force(target, pointer):
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    return pointer.release_id
+    return pointer
 
 
 def _fill(folder: Path, files: Mapping[str, FileContent], manifest: Mapping[str, Any]) -> str:
@@ -411,12 +458,7 @@ def _read_pointer(target: Path) -> Pointer:
 
 def _open_generation(target: Path, pointer: Pointer) -> OpenedDirectory:
     folder = target / pointer.release_id
-    if _kind(folder) != "a folder":
-        raise ReleaseError(f"{folder}: expected a folder, found {_kind(folder)}; {CHANGED}")
-    path = _plain_file(folder / MANIFEST)
-    encoded = path.read_bytes()
-    _compare(path, "sha256", pointer.manifest_sha256, hashlib.sha256(encoded).hexdigest())
-    listing = parse_listing(path, encoded)
+    listing = _read_listing(target, pointer)
     _check_files(folder, listing.files)
     return OpenedDirectory(
         path=folder,
@@ -433,6 +475,16 @@ def _sealed_pointer(generation: Path) -> Pointer:
     if generation.name != release_id(_number(generation), sealed):
         raise ReleaseError(f"{manifest}: is not what was built; {CHANGED}")
     return Pointer(generation.name, sealed)
+
+
+def _read_listing(target: Path, pointer: Pointer) -> Listing:
+    folder = target / pointer.release_id
+    if _kind(folder) != "a folder":
+        raise ReleaseError(f"{folder}: expected a folder, found {_kind(folder)}; {CHANGED}")
+    path = _plain_file(folder / MANIFEST)
+    encoded = path.read_bytes()
+    _compare(path, "sha256", pointer.manifest_sha256, hashlib.sha256(encoded).hexdigest())
+    return parse_listing(path, encoded)
 
 
 def _check_files(folder: Path, entries: Mapping[str, FileEntry]) -> None:

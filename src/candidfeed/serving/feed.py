@@ -113,9 +113,7 @@ def _similar(live: LiveRelease, item_id: str, limit: int) -> list[Similar]:
     norms = np.linalg.norm(vectors[rows], axis=1) * np.linalg.norm(vector)
     cosines = vectors[rows] @ vector / np.maximum(norms, np.finfo(np.float32).tiny)
     best = np.argsort(-cosines, kind="stable")[:limit]
-    ids, titles = (
-        live.served.items[name].gather(rows[best]).to_list() for name in ("item_id", "title")
-    )
+    ids, titles = live.served.ids_of(rows[best]), live.served.titles_of(rows[best])
     return [
         Similar(item_id=one, title=title, score=float(score))
         for one, title, score in zip(ids, titles, cosines[best], strict=True)

@@ -9,8 +9,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from candidfeed.data.features import Bag
+from candidfeed.data.put_fields import parse_field
+from candidfeed.data.tables import COLUMN_TYPES
 from candidfeed.data.vocabulary import UNKNOWN
-from candidfeed.errors import DataError
 from candidfeed.feed.eligibility import DELETED, EXPIRED, Rule, masked, muted
 from candidfeed.feed.item_codes import coded_columns, require_coded
 from candidfeed.feed.pipeline import LATEST, Ask, recommend, retrieve
@@ -105,11 +106,12 @@ class LiveRelease:
 
         Args:
             later: what they did since.
-            fields: what was put of them since, in the place of what the release knows; empty where
-                nothing was.
+            fields: what was put of them since, in the place of what the release knows where it
+                names a feature.
         """
         person = self.served.person(user_id)
-        bag = self.bag_of_user(fields) if fields else person.bag
+        says = any(one.name in fields for one in self.served.user_map.columns)
+        bag = self.bag_of_user(fields) if says else person.bag
         return Person(person.user_id, person.row, bag, person.past.then(later))
 
     def bag_of_user(self, fields: Mapping[str, Any]) -> Bag:
@@ -118,12 +120,16 @@ class LiveRelease:
         Raises:
             DataError: a field can't be a feature of its kind.
         """
-        columns = self.served.user_map.columns
-        for one in columns:
-            if isinstance(came := fields.get(one.name), dict):
-                raise DataError(f"{one.name}: expected a {one.kind}, came {came!r}"[:200])
         return self.served.user_map.encode(
-            pl.DataFrame({one.name: pl.Series([fields.get(one.name)]) for one in columns})
+            pl.DataFrame(
+                {
+                    one.name: pl.Series(
+                        [parse_field(one.name, fields.get(one.name), one.kind)],
+                        dtype=COLUMN_TYPES[one.kind],
+                    )
+                    for one in self.served.user_map.columns
+                }
+            )
         )
 
     def past_of(self, history: History) -> Past:

@@ -27,6 +27,8 @@ class Metrics:
             `items_changed` while they were made).
         releases: releases put in force, and those that could not be (`outcome`).
         release_loaded_s: when the release in force was loaded, seconds since 1970.
+        retrains: by `outcome` (`published`, `refused` by the gate, `failed`).
+        retrained_s: when the schedule last published a release, seconds since 1970.
         in_flight: feeds that wait or are made.
     """
 
@@ -60,6 +62,11 @@ class Metrics:
         self.release_loaded_s = Gauge(
             "candidfeed_release_loaded_timestamp_seconds",
             "When the release in force was loaded", ["release_id"], registry=registry,
+        )  # fmt: skip
+        self.retrains = counted("retrains", "Releases made by the schedule, or not", "outcome")
+        self.retrained_s = Gauge(
+            "candidfeed_retrained_timestamp_seconds",
+            "When the schedule last published a release", registry=registry,
         )  # fmt: skip
         self.in_flight = Gauge(
             "candidfeed_feeds_in_flight", "Feeds that wait or are made", registry=registry

@@ -151,17 +151,15 @@ def as_it_was(served: Served, items: ItemChanges) -> LiveRelease:
 
 
 def _changed(live: LiveRelease) -> ItemChanges:
-    changes, ids = live.changes, live.served.items["item_id"]
-
-    def named(rows: Any) -> list[int | str]:
-        return [ids[int(row)] for row in rows]
-
-    expiring = np.flatnonzero(np.isfinite(changes.expires_s))
+    changes, ids_of = live.changes, live.served.ids_of
+    expiring = np.empty(0, np.intp)
+    if changes.n_expiring:
+        expiring = np.flatnonzero(np.isfinite(changes.expires_s))
     expires_s = changes.expires_s[expiring].tolist()
     return ItemChanges(
-        gone=tuple(named(np.flatnonzero(changes.is_gone))),
-        back=tuple(named(live.served.index.snapshot.added_rows)),
-        expires_s=dict(zip(map(str, named(expiring)), expires_s, strict=True)),
+        gone=tuple(ids_of(np.flatnonzero(changes.is_gone).astype(np.int32))),
+        back=tuple(ids_of(live.served.index.snapshot.added_rows.astype(np.int32))),
+        expires_s=dict(zip(map(str, ids_of(expiring.astype(np.int32))), expires_s, strict=True)),
     )
 
 

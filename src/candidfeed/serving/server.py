@@ -1,6 +1,7 @@
 """The service as a process: a socket, a release in memory, and a way to end."""
 
 import gc
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -40,6 +41,8 @@ def bound(host: str, port: int) -> socket.socket:
 def run(service: Service, listening: socket.socket, ready: Callable[[str], None]) -> None:
     """Serve until the process is asked to end (SIGTERM, SIGINT): what is asked by then is answered.
 
+    Of the main thread.
+
     Args:
         ready: is told the address once feeds can be asked for.
 
@@ -57,6 +60,8 @@ def run(service: Service, listening: socket.socket, ready: Callable[[str], None]
         log_config=None, access_log=False, server_header=False, backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
     )  # fmt: skip
+    # The server hands the signal on once it has ended: all parts must still be closed then.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     host, port = listening.getsockname()[:2]
     listening.listen(_BACKLOG)
     ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")

@@ -1,10 +1,12 @@
 """All parts of the service, opened and closed together."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from candidfeed.release.storage import in_force_since
 from candidfeed.serving.engine import Engine
 from candidfeed.serving.journal import Journal
 from candidfeed.serving.keys import FIRST_KEY, SCOPES, KeyRing
@@ -12,6 +14,7 @@ from candidfeed.serving.limits import Buckets
 from candidfeed.serving.metrics import Metrics
 from candidfeed.serving.people import People
 from candidfeed.serving.releases import Releases
+from candidfeed.serving.retraining import Retraining
 from candidfeed.serving.settings import ServeSettings
 from candidfeed.serving.workers import Workers
 from candidfeed.store.store import Store
@@ -22,9 +25,11 @@ class Service:
     """What the routes need.
 
     Attributes:
+        folder: of the releases.
         keys: None where nobody is asked for a key.
     """
 
+    folder: Path
     settings: ServeSettings
     store: Store
     people: People
@@ -36,6 +41,7 @@ class Service:
     journal: Journal
     request_buckets: Buckets
     event_buckets: Buckets
+    _schedules: list[Retraining] = field(default_factory=list)
 
     @staticmethod
     def open(folder: Path, store: Store, settings: ServeSettings, *, with_keys: bool) -> "Service":
@@ -50,6 +56,7 @@ class Service:
         metrics, journal = Metrics(), Journal(clock=time.time)
         people = People(store)
         return Service(
+            folder=folder,
             settings=settings,
             store=store,
             people=people,
@@ -79,7 +86,24 @@ class Service:
         self.releases.load()
         self.releases.watch(self.settings.watch_s, self._take_in)
 
+    def retrain_every(
+        self, every_s: float, command: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
+        """Run this command so long after a release was put in force, again and again."""
+        self._schedules.append(
+            Retraining(
+                command,
+                environment,
+                every_s=every_s,
+                in_force_s=lambda: in_force_since(self.folder),
+                metrics=self.metrics,
+                journal=self.journal,
+            )
+        )
+
     def close(self) -> None:
+        for one in self._schedules:
+            one.close()
         self.releases.close()
         self.workers.close()
         self.store.close()

@@ -4,7 +4,7 @@ The same class over SQLite and PostgreSQL; `open_store` takes either.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,6 +202,14 @@ class Store:
     def is_erased(self, user_id: str) -> bool:
         """Whether this user was erased."""
         return self._read().is_erased(user_id)
+
+    def traces_of(self, user_id: str) -> dict[str, int]:
+        """By table, how many rows still tell of a user: none once they were erased."""
+        return self._read().traces_of(user_id)
+
+    def erased_of(self, user_ids: Iterable[str]) -> set[str]:
+        """Those of these users who were erased: one query, whatever their number."""
+        return self._read().erased_of(user_ids)
 
     # Items
 

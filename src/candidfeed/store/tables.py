@@ -9,7 +9,7 @@ behind where a deletion makes it join half-empty pages. `compact` takes the blan
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from candidfeed.errors import StoreError
@@ -138,6 +138,29 @@ class Reading:
         """Whether this user was erased."""
         sql = "SELECT 1 FROM people WHERE user_key = ? AND erased_s IS NOT NULL"
         return bool(self._fetch(sql, (self._key(user_id),)))
+
+    def traces_of(self, user_id: str) -> dict[str, int]:
+        """By table, how many rows still tell of a user."""
+        key = self._key(user_id)
+        number = "user_no = (SELECT user_no FROM people WHERE user_key = ?)"
+        named = "user_id = ? OR (user_key = ? AND erased_s IS NULL)"
+        asked = {
+            "people": (named, (user_id, key)),
+            "events": (number, (key,)),
+            "slates": (number, (key,)),
+            "user_fields": (f"{number} AND fields IS NOT NULL", (key,)),
+            "api_keys": (number, (key,)),
+        }
+        return {
+            table: self._fetch(f"SELECT count(*) FROM {table} WHERE {where}", arguments)[0][0]
+            for table, (where, arguments) in asked.items()
+        }
+
+    def erased_of(self, user_ids: Iterable[str]) -> set[str]:
+        """Those of these users who were erased."""
+        rows = self._fetch("SELECT user_key FROM people WHERE erased_s IS NOT NULL")
+        erased = {bytes(row[0]) for row in rows}
+        return {one for one in user_ids if self._key(one) in erased} if erased else set()
 
     def keys(self) -> list[ApiKey]:
         """All API keys, by name."""

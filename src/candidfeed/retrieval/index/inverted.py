@@ -30,7 +30,7 @@ from candidfeed.retrieval.index.inner_products import (
 # Up to here comparing every open item is as fast as looking for lists.
 _FEW_ROWS = 16_384
 # The codes order what is about equal wrongly: more than are asked for are scored again.
-_SHORTLIST = 3
+_SHORTLIST = 2
 _LEAST_SPARE = 32
 # Up to this many times k of those shut out may be better than what is found: the lists that hold
 # the best k hold nearly as much of what comes next.
