@@ -129,10 +129,15 @@ def read_generation(target: Path, name: str) -> OpenedDirectory:
     Raises:
         ReleaseError: it is not kept any more, or as in `read_directory`.
     """
-    if generation_number(name) is None or _kind(target / name) != "a folder":
+    if not is_kept(target, name):
         raise ReleaseError(f"{target}: release {name!r} is not kept here (any more)")
     with _reading(target):
         return _open_generation(target, _sealed_pointer(target / name))
+
+
+def is_kept(target: Path, name: str) -> bool:
+    """Whether there is a release of this name, in force or not; it was not compared."""
+    return generation_number(name) is not None and (target / name).is_dir()
 
 
 def pointer_of(target: Path) -> bytes:

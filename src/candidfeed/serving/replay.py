@@ -29,8 +29,10 @@ class Difference:
     made_again: Any
 
 
-def differences(served: Served, record: SlateRecord, sample: Sample) -> list[Difference]:
-    """What differs, to the last bit, when a slate is made again; nothing where all is the same.
+def differences(
+    served: Served, record: SlateRecord, sample: Sample
+) -> tuple[list[Difference], list[str]]:
+    """What differs, to the last bit, when a slate is made again; and the steps that it lacked.
 
     Args:
         served: the release that answered; its items are set to what they were then.
@@ -51,9 +53,10 @@ def differences(served: Served, record: SlateRecord, sample: Sample) -> list[Dif
     slots, slots_again = line["slots"], again["slots"]
     if len(slots) != len(slots_again):
         found.append(Difference(0, _N_SLOTS, len(slots), len(slots_again)))
-    return found + [
+    found += [
         Difference(slot["position"], name, slot[name], one[name])
         for slot, one in zip(slots, slots_again, strict=False)
         for name in slot
         if slot[name] != one[name]
     ]
+    return found, degraded
