@@ -155,7 +155,7 @@ def test_what_is_removed_and_what_is_kept_are_what_was_proposed(
     rules = (
         among(SEEN, np.array(seen, np.int32)),
         among(DENIED, np.array(denied, np.int32)),
-        masked(DELETED, mask),
+        masked(DELETED, mask, int(mask.sum())),
     )
     (kept, again), removed = eligible((proposed, replace(proposed, source=TRENDING)), rules)
     assert (kept.source, again.source) == (TOWER, TRENDING)
@@ -167,6 +167,15 @@ def test_what_is_removed_and_what_is_kept_are_what_was_proposed(
         DENIED: sorted({*rows} & {*denied} - {*seen}),
         DELETED: sorted({*rows} & {*gone} - {*seen} - {*denied}),
     }
+
+
+def test_deleted_items_leave_the_list_for_everybody_as_long_as_it_was(tiny_served: Served) -> None:
+    gone = np.zeros(tiny_served.n_items, bool)
+    gone[tiny_served.by_popularity[:10]] = True
+    ask = Ask(k=20, now_s=1.7e9, rules=(masked(DELETED, gone, 10),))
+    slate = recommend(tiny_served, tiny_served.anonymous, ask)
+    shown = [row_of(tiny_served, slot.item_id) for slot in slate.slots]
+    assert shown == tiny_served.by_popularity[10:30].tolist()
 
 
 def test_an_item_that_is_denied_gives_its_place_and_moves_no_other(tiny_served: Served) -> None:

@@ -243,13 +243,13 @@ def test_the_service_does_what_a_plain_model_does(
         return replace(held, release_id=release_id, index=VectorIndex.compare_all(vectors))
 
     monkeypatch.setattr("candidfeed.serving.releases.read_release", lent)
-    monkeypatch.setattr(LiveRelease, "warm_up", lambda _: None)
+    monkeypatch.setattr(LiveRelease, "warm_up", lambda *_: None)
     ServiceAndModel.served, ServiceAndModel.release = tiny_served, tiny_release
     ServiceAndModel.files = encode(second)
     run_state_machine_as_test(
         ServiceAndModel,
         settings=settings(
-            max_examples=8, stateful_step_count=25, deadline=None,
+            max_examples=15, stateful_step_count=25, deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip

@@ -25,13 +25,14 @@ class Rule:
 
     Attributes:
         bars: which of the rows int32 [n] it removes, bool [n].
-        at_most: how many items it may remove of what the index proposes: so many more are asked
-            for. 0 for a rule that the index knows of.
+        at_most: how many items it may remove of what a source proposes: so many more are asked for.
+        index_knows: whether the index leaves them out by itself.
     """
 
     reason: str
     bars: Callable[[Rows], NDArray[np.bool_]]
     at_most: int
+    index_knows: bool = False
 
 
 def among(reason: str, rows: Rows) -> Rule:
@@ -40,9 +41,9 @@ def among(reason: str, rows: Rows) -> Rule:
     return Rule(reason, lambda asked: is_in(asked, barred), len(barred))
 
 
-def masked(reason: str, mask: NDArray[np.bool_]) -> Rule:
-    """Bars the rows where the mask, [n_items], is true; the index is told by itself."""
-    return Rule(reason, lambda asked: mask[asked], 0)
+def masked(reason: str, mask: NDArray[np.bool_], n_barred: int) -> Rule:
+    """Bars the rows where the mask, [n_items], is true: so many, which the index knows of."""
+    return Rule(reason, lambda asked: mask[asked], n_barred, index_knows=True)
 
 
 def muted(values: Sequence[tuple[ItemCodes, Rows]]) -> Rule:

@@ -74,24 +74,48 @@ def retrieve(served: Served, person: Person, ask: Ask) -> Retrieved:
     """Stage one, and what may be shown of it."""
     view = view_of(served, person)
     rules = (among(SEEN, person.past.items), *ask.rules)
-    n_barred = sum(rule.at_most for rule in rules)
-    n_more = min(n_barred, _MORE * served.settings.n_candidates)
-    proposed = propose(served, view, ask, n_more=n_more)
+    more = More.of(rules)
+    some = more.at_most(_MORE * served.settings.n_candidates)
+    proposed = propose(served, view, ask, some)
     kept, removed = eligible(proposed, rules)
-    if n_more < n_barred and is_short(served, kept, proposed, n_more=n_more):
-        proposed = propose(served, view, ask, n_more=n_barred)
+    if some != more and is_short(served, kept, proposed, some):
+        proposed = propose(served, view, ask, more)
         kept, removed = eligible(proposed, rules)
     n_proposed = {one.source: len(one.rows) for one in proposed}
     return Retrieved(merge(served, kept, view), removed, n_proposed)
 
 
+@dataclass(frozen=True)
+class More:
+    """How many more items are proposed than are wanted, because so many may not be shown.
+
+    Attributes:
+        by_index: by the index, which leaves out some by itself.
+        by_lists: by all others.
+    """
+
+    by_index: int
+    by_lists: int
+
+    @staticmethod
+    def of(rules: Sequence[Rule]) -> "More":
+        unknown = sum(rule.at_most for rule in rules if not rule.index_knows)
+        return More(unknown, sum(rule.at_most for rule in rules))
+
+    def at_most(self, n: int) -> "More":
+        return More(min(self.by_index, n), min(self.by_lists, n))
+
+    def of_source(self, source: str) -> int:
+        return self.by_index if source == TOWER else self.by_lists
+
+
 def is_short(
-    served: Served, kept: Sequence[Proposed], proposed: Sequence[Proposed], *, n_more: int
+    served: Served, kept: Sequence[Proposed], proposed: Sequence[Proposed], more: More
 ) -> bool:
     """Whether a source has more to propose, and too little is left of what it did."""
     n = served.settings.n_candidates
     return any(
-        len(left.rows) < n <= len(came.rows) - n_more
+        len(left.rows) < n <= len(came.rows) - more.of_source(came.source)
         for left, came in zip(kept, proposed, strict=True)
     )
 
@@ -134,18 +158,17 @@ def first_values(
     return known[candidates.rows].astype(np.float64)
 
 
-def propose(served: Served, view: View | None, ask: Ask, *, n_more: int) -> tuple[Proposed, ...]:
-    """Stage one: every source's best, or for a person without a past everybody's list.
-
-    Args:
-        n_more: how many of them may not be shown; so many more are proposed.
-    """
-    n, allowed = served.settings.n_candidates + n_more, ask.allowed
+def propose(served: Served, view: View | None, ask: Ask, more: More) -> tuple[Proposed, ...]:
+    """Stage one: every source's best, or for a person without a past everybody's list."""
+    n_wanted, allowed = served.settings.n_candidates, ask.allowed
+    n = n_wanted + more.by_lists
     if view is None:
         rows = served.by_popularity if ask.everybodys == POPULAR else served.by_age
         return (Proposed(ask.everybodys, _of_allowed(rows, allowed)[:n]),)
     best = {
-        TOWER: lambda: served.index.search(view.vector, n, allow=allowed).rows,
+        TOWER: lambda: (
+            served.index.search(view.vector, n_wanted + more.by_index, allow=allowed).rows
+        ),
         NEIGHBOURS: lambda: _best_neighbours(view, n, allowed),
         TRENDING: lambda: _of_allowed(served.trending, allowed)[:n],
     }

@@ -31,12 +31,13 @@ class Changes:
     Attributes:
         is_gone: items that were deleted, bool [n_items].
         expires_s: from when on an item may not be shown, float64 [n_items]; infinite where never.
-        n_expiring: how many items ever expire.
+        n_gone, n_expiring: how many items were deleted, and how many ever expire.
     """
 
     is_gone: NDArray[np.bool_]
     expires_s: NDArray[np.float64]
-    n_expiring: int
+    n_gone: int = 0
+    n_expiring: int = 0
 
 
 class LiveRelease:
@@ -50,7 +51,7 @@ class LiveRelease:
         self.served = served
         n = served.n_items
         # Replaced as a whole: a request reads what was before a change, or after it.
-        self.changes = Changes(np.zeros(n, bool), np.full(n, np.inf), 0)
+        self.changes = Changes(np.zeros(n, bool), np.full(n, np.inf))
         # Odd while a change is taken in: rules and index may then say different things.
         self.version = 0
 
@@ -72,7 +73,12 @@ class LiveRelease:
                 is_gone[row] = change.fields is None
                 expires_s[row] = _expiry(change.fields)
         self.version += 1
-        self.changes = Changes(is_gone, expires_s, int(np.isfinite(expires_s).sum()))
+        self.changes = Changes(
+            is_gone,
+            expires_s,
+            n_gone=int(np.count_nonzero(is_gone)),
+            n_expiring=int(np.isfinite(expires_s).sum()),
+        )
         index = self.served.index
         index.remove(np.flatnonzero(is_gone & ~before.is_gone))
         back = np.flatnonzero(before.is_gone & ~is_gone)
@@ -88,7 +94,7 @@ class LiveRelease:
     def rules(self, now_s: float) -> tuple[Rule, ...]:
         """What may be shown to nobody at this time."""
         changes = self.changes
-        gone = masked(DELETED, changes.is_gone)
+        gone = masked(DELETED, changes.is_gone, changes.n_gone)
         if not changes.n_expiring:
             return (gone,)
         is_over = changes.expires_s <= now_s

@@ -80,9 +80,9 @@ def is_sampled(request_id: str, share: float) -> bool:
 
 def sample_of(basis: Basis, live: LiveRelease, slate: Slate) -> Sample:
     """Of a feed that was made from this just now."""
-    served, read = live.served, None
+    read = None
     if slate.dense is not None:
-        rows = served.item_ids.rows([slot.item_id for slot in slate.slots])
+        rows = live.rows_of([str(slot.item_id) for slot in slate.slots])
         read = Read(slate.person.row, rows, DENSE_FEATURES, slate.dense)
     return Sample(basis, _changed(live), read)
 
