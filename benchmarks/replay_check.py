@@ -3,7 +3,7 @@
     python benchmarks/replay_check.py [--requests 1000] [--release RELEASES_DIR]
 
 A service that keeps what every feed is made from; between the requests come events, deletions,
-returns, expiries and what is put of users; in the middle the service is started again. Slates keep
+expiries, new items and what is put of users; in the middle the service is started again. Slates keep
 to a policy with diversity and drawn slots. Then `candidfeed replay`. Without --release a small one
 is made. Prints one JSON line; exit code 1 where a slate or a feature differs.
 """
@@ -56,6 +56,7 @@ class Traffic:
         self._kind = (*release.settings.positive_kinds, "rating")[0]
         self._users = [*islice(cycle(release.users.ids.to_list()), N_USERS), "somebody new"]
         self._items: list[Any] = release.items["item_id"].to_list()
+        self._deleted: set[str] = set()
 
     def feed(self, service: Served) -> None:
         rng = self._rng
@@ -71,20 +72,25 @@ class Traffic:
     def change(self, service: Served, number: int) -> None:
         rng = self._rng
         user, item = rng.choice(self._users), rng.choice(self._items)
-        kind = rng.choices(("event", "delete", "put", "expire", "user"), (20, 2, 1, 1, 2))[0]
+        kind = rng.choices(("event", "delete", "new", "expire", "user"), (20, 2, 1, 1, 2))[0]
         of_item, of_user = f"/v1/items/{quote(str(item))}", f"/v1/users/{quote(str(user))}"
         if kind == "event":
             event = {"event_id": f"{os.getpid()}-{number}", "user_id": user, "item_id": item}
             more = {"kind": self._kind, "value": rng.randrange(1, 6), "time_s": time.time()}
             send(service, "POST", "/v1/events", {**event, **more})
         elif kind == "delete":
+            self._deleted.add(str(item))
             send(service, "DELETE", of_item)
         elif kind == "user":
             blocked = rng.sample(self._items, 5)
             send(service, "PUT", of_user, {"fields": {"blocked_items": list(map(str, blocked))}})
-        else:
+        elif kind == "new":
+            # As text or as a number it is no item of the release.
+            new = 10**12 + rng.randrange(100)
+            send(service, "PUT", f"/v1/items/{new}", {"fields": {"title": f"New {number}"}})
+        elif str(item) not in self._deleted:
             expiry = {"expires_s": time.time() + rng.choice((-60, 3_600))}
-            send(service, "PUT", of_item, {"fields": expiry if kind == "expire" else {}})
+            send(service, "PUT", of_item, {"fields": expiry})
 
 
 def measure(release: Path, folder: Path, n_requests: int, seed: int) -> dict[str, Any]:

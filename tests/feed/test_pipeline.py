@@ -155,7 +155,7 @@ def test_what_is_removed_and_what_is_kept_are_what_was_proposed(
     rules = (
         among(SEEN, np.array(seen, np.int32)),
         among(DENIED, np.array(denied, np.int32)),
-        masked(DELETED, mask, int(mask.sum())),
+        masked(DELETED, mask, int(mask.sum()), index_knows=True),
     )
     (kept, again), removed = eligible((proposed, replace(proposed, source=TRENDING)), rules)
     assert (kept.source, again.source) == (TOWER, TRENDING)

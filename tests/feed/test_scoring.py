@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from candidfeed.feed.scoring import predictions, ranked_heads, user_state
+from candidfeed.data.features import Bag
+from candidfeed.feed.newcomers import Newcomer
+from candidfeed.feed.scoring import dense_of, predictions, ranked_heads, user_state
 from candidfeed.feed.served import Person, Rows, Served
 from candidfeed.ranking.inputs import DENSE_FEATURES, dense_features
 from candidfeed.ranking.user_state import UserState
@@ -80,6 +82,33 @@ def test_as_many_are_scored_at_once_as_the_release_says(tiny_served: Served) -> 
     predictions(replace(tiny_served, **changed), state, rows, dense)
     width = tiny_served.settings.candidate_width
     assert calls == [width] * -(-150 // width)
+
+
+def test_a_newcomer_has_the_features_of_an_untouched_item_of_the_release(
+    tiny_served: Served,
+) -> None:
+    untouched = np.flatnonzero(tiny_served.n_people == 0)[:1].astype(np.int32)
+    bag = tiny_served.space.item_bag
+    served = replace(tiny_served)
+    row = served.newcomers.put(
+        [
+            Newcomer(
+                item_id="new", title="New", born_s=1.7e9, fields={},
+                bag=Bag(bag.ids[untouched], bag.weights[untouched]),
+                vector=served.item_vectors[untouched[0]],
+            )
+        ]
+    )  # fmt: skip
+    assert row.tolist() == [served.n_items]
+    rows = np.concatenate([[3], row, untouched, [5]]).astype(np.int32)
+    scores = np.array([0.3, 0.2, 0.2, 0.1], np.float32)
+    person = someone(served)
+    state = user_state(served.space, person, width=64, now_s=1.7e9)
+    dense = dense_of(served, state, rows, scores, np.zeros(4, np.float32))
+    np.testing.assert_array_equal(dense[1], dense[2])
+    alone = dense_of(served, state, rows[[0, 2, 3]], scores[[0, 2, 3]], np.zeros(3, np.float32))
+    np.testing.assert_array_equal(dense[[0, 2, 3]], alone)
+    np.testing.assert_array_equal(*served.vectors_of(rows[1:3]))
 
 
 def test_features_of_one_user_are_those_of_a_batch_to_the_last_bit(tiny_served: Served) -> None:

@@ -4,6 +4,7 @@ import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ import pytest
 from tests.conftest import TINY_ITEMS, item_id, user_id
 from tests.serving.conftest import Running, Start, event
 
+from candidfeed.data.vocabulary import UNKNOWN
 from candidfeed.feed.exported import ExportedFunction
 from candidfeed.feed.pipeline import Ask, recommend
+from candidfeed.feed.scoring import user_vector
 from candidfeed.feed.served import Past, Served
+from candidfeed.release.bundle import read_release
 from candidfeed.serving.live import LiveRelease
 
 NOW_S = 1_760_000_000.0
@@ -146,7 +150,7 @@ def test_similar_items_are_by_the_angle_of_their_vectors(
 # Items and users that change
 
 
-def test_a_deleted_item_is_never_shown_again_until_it_is_put_back(start: Start) -> None:
+def test_a_deleted_item_is_never_shown_again(start: Start) -> None:
     one = start()
     for mode in ("personal", "popular", "latest"):
         first = one.item_ids(user_id(3), mode=mode, limit=20)[0]
@@ -154,8 +158,73 @@ def test_a_deleted_item_is_never_shown_again_until_it_is_put_back(start: Start) 
         assert one.client.delete(path).json() == {"done": True}
         assert first not in one.item_ids(user_id(3), mode=mode, limit=20)
         assert one.client.get(f"{path}/similar").status_code == 404
-        assert one.client.put(path, json={"fields": {}}).json() == {"done": True}
-        assert one.item_ids(user_id(3), mode=mode, limit=20)[0] == first
+        back = one.client.put(path, json={"fields": {"title": "Back"}})
+        assert (back.status_code, back.json()["error"]["code"]) == (409, "deleted")
+        assert first not in one.item_ids(user_id(3), mode=mode, limit=20)
+
+
+def test_a_new_item_is_served_by_its_content_at_once(start: Start) -> None:
+    one = start()
+    new = "brand new, 🎬"
+    put = {"fields": {"title": "The Arrival", "tags": ["odd"], "owner": "x"}}
+    assert one.item_ids(user_id(3), allow=[new]) == []
+    assert one.client.put(f"/v1/items/{new}", json=put).json() == {"done": True}
+    latest = one.feed(user_id(3), mode="latest")["slots"][0]
+    assert (latest["item_id"], latest["title"]) == (new, "The Arrival")
+    assert latest["reason"].startswith("new: since 20")
+    one.client.put("/v1/items/other", json={"fields": {"title": "B", "tags": ["even", "old"]}})
+
+    answer = one.feed(user_id(3), allow=[new, "other"])
+    assert {slot["source"] for slot in answer["slots"]} == {"tower"}
+    # Users of odd number like odd items, and stage one expects that of new ones too.
+    live = one.service.releases.live
+    assert live is not None
+    rows = live.rows_of([new, "other"])
+
+    def prefers_new(u: int) -> float:
+        scores = live.served.scores_of(
+            user_vector(live.served, live.served.person(user_id(u))), rows
+        )
+        return float(scores[0] - scores[1])
+
+    odd, even = ([prefers_new(u) for u in range(first, 40, 2)] for first in (1, 2))
+    assert np.mean(odd) > np.mean(even)
+    near = one.client.get(f"/v1/items/{new}/similar", params={"limit": 5}).json()["items"]
+    assert {int(item["item_id"].split(",")[0].split()[1]) % 2 for item in near[:3]} == {1}
+    # What is known of it is replaced, it is seen once it was touched, and gone once deleted.
+    one.client.put(f"/v1/items/{new}", json={"fields": {"title": "Renamed", "tags": ["odd"]}})
+    assert one.feed(user_id(5), allow=[new])["slots"][0]["title"] == "Renamed"
+    assert one.send(event("t1", user_id(3), new))["accepted"] == 1
+    assert one.item_ids(user_id(3), allow=[new]) == []
+    one.client.put("/v1/users/fan", json={"fields": {"muted": {"tags": ["odd"]}}})
+    assert new not in one.item_ids("fan", mode="personal", allow=[new])
+    one.client.delete(f"/v1/items/{new}")
+    assert one.item_ids(user_id(5), allow=[new, "other"]) == ["other"]
+    assert one.item_ids(user_id(5), mode="latest")[0] == "other"
+
+
+def test_a_new_item_needs_content_and_its_features_must_make_sense(start: Start) -> None:
+    one = start()
+    one.client.put("/v1/items/bare", json={"fields": {"expires_s": 9e9}})
+    assert one.item_ids(user_id(3), allow=["bare"]) == []
+    wrong = one.client.put("/v1/items/wrong", json={"fields": {"tags": {"a": 1}}})
+    assert wrong.status_code == 400
+    assert "tags: expected" in wrong.json()["error"]["message"]
+
+
+def test_new_items_are_there_after_a_restart_and_in_the_next_release(
+    start: Start, tiny_release: Path
+) -> None:
+    one = start()
+    for name in ("n1", "n2", "n1"):
+        one.client.put(f"/v1/items/{name}", json={"fields": {"title": name, "tags": ["odd"]}})
+    one.client.delete("/v1/items/n2")
+    again = LiveRelease(read_release(tiny_release))
+    again.follow(one.service.store.items_after(0, 100))
+    assert again.rows_of(["n1", "n2"]).tolist() == [TINY_ITEMS, UNKNOWN]
+    person = again.served.person(user_id(3))
+    ask = Ask(k=5, now_s=NOW_S, allowed=again.rows_of(["n1"]), rules=again.rules(NOW_S))
+    assert [slot.item_id for slot in recommend(again.served, person, ask).slots] == ["n1"]
 
 
 def test_an_item_that_has_expired_is_not_shown(start: Start) -> None:

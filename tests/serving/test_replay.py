@@ -57,8 +57,14 @@ def some_change(service: Running, rng: random.Random, n: int) -> None:
         assert client.delete(f"/v1/items/{item}").status_code == 200
     elif kind in ("put", "expire"):
         expires_s = time.time() + rng.choice((-60.0, 3_600.0))
-        fields = {"expires_s": expires_s} if kind == "expire" else {}
-        assert client.put(f"/v1/items/{item}", json={"fields": fields}).status_code == 200
+        fields: dict[str, Any] = {"expires_s": expires_s} if kind == "expire" else {}
+        if rng.random() < 0.5:
+            item = f"newcomer {rng.randrange(5)}"
+            if rng.random() < 0.7:
+                fields |= {"title": f"New {n}", "tags": [rng.choice(("odd", "even"))]}
+        answer = client.put(f"/v1/items/{item}", json={"fields": fields})
+        # What was deleted can't be put again.
+        assert answer.status_code in (200, 409)
     else:
         fields = rng.choice(
             ({"job": "nurse"}, {"blocked_items": [item]}, {"muted": {"tags": ["old"]}}, {})
@@ -88,10 +94,12 @@ def test_feeds_between_all_kinds_of_changes_are_made_again_to_the_last_bit(
     start: Start, replayed: Callable[..., tuple[int, dict[str, Any]]]
 ) -> None:
     service, rng = start(**WHOLE), random.Random(0)
+    shown = set()
     for n in range(N_REQUESTS):
         if rng.random() < 0.6:
             some_change(service, rng, n)
-        service.feed(**some_request(rng))
+        shown |= set(service.item_ids(**some_request(rng)))
+    assert {one.split()[0] for one in shown} == {"item", "newcomer"}
     code, outcome = replayed(service)
     assert (code, outcome["differing"]) == (0, [])
     assert outcome["n_slates"] == outcome["n_same"] == N_REQUESTS

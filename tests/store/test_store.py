@@ -285,6 +285,9 @@ def test_the_latest_of_an_item_counts_and_is_followed(store: Store) -> None:
     gone = store.item("j")
     assert gone is not None
     assert gone.fields is None
+    # It does not come back.
+    assert store.put_item("j", {"title": "C"}, 5.0) is None
+    assert store.item("j") == gone
 
 
 def test_the_latest_of_a_user_counts_and_is_followed(store: Store) -> None:

@@ -85,10 +85,14 @@ class Agreement(RuleBasedStateMachine):
 
     @rule(item_id=ITEMS, number=st.integers() | st.none())
     def put_item(self, item_id: str, number: int | None) -> None:
+        is_deleted = item_id in self.items and self.items[item_id] is None
         if number is None:
             self.store.delete_item(item_id, 1.0)
         else:
-            self.store.put_item(item_id, {"n": number}, 1.0)
+            cursor = self.store.put_item(item_id, {"n": number}, 1.0)
+            assert (cursor is None) == is_deleted
+            if is_deleted:
+                return
         self.items.pop(item_id, None)
         self.items[item_id] = None if number is None else {"n": number}
 

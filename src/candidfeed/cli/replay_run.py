@@ -117,17 +117,20 @@ def _replay_features(
         outcome.n_other_past += 1
         return []
     asked_s = basis.request.context.time_s
+    # Of what came after the build training knows nothing yet.
+    slots = np.flatnonzero(read.item_rows < served.n_items)
+    dense = read.dense[slots]
     again = dense_of_pairs(
-        served, person.bag, known, read.item_rows,
+        served, person.bag, known, read.item_rows[slots],
         row=person.row, now_s=basis.now_s if asked_s is None else asked_s,
     )  # fmt: skip
-    is_same = (again == read.dense) | (np.isnan(again) & np.isnan(read.dense))
+    is_same = (again == dense) | (np.isnan(again) & np.isnan(dense))
     outcome.n_features += 1
     outcome.n_same_features += bool(is_same.all())
     return [
         Difference(
-            int(slot) + 1, read.names[column],
-            str(read.dense[slot, column]), str(again[slot, column]),
+            int(slots[slot]) + 1, read.names[column],
+            str(dense[slot, column]), str(again[slot, column]),
         )
         for slot, column in np.argwhere(~is_same)
     ]  # fmt: skip
@@ -155,7 +158,8 @@ def _log_of(events: list[Event], live: LiveRelease) -> Interactions:
         n_users=1,
         n_items=n_items,
     )
-    return log.take(rows != UNKNOWN)
+    # Neither training nor a past knows what came after the build.
+    return log.take((rows != UNKNOWN) & (rows < n_items))
 
 
 def _read(releases: Path, release_id: str) -> Served | None:

@@ -11,7 +11,6 @@ from candidfeed.feed.policy import Brake, Policy
 from candidfeed.feed.scoring import user_vector
 from candidfeed.feed.selection import Cap, Draw, Selected, by_value, select, select_by
 from candidfeed.feed.served import Person, Rows, Served
-from candidfeed.retrieval.index.inner_products import inner_products
 
 BRAKE = "brake"
 
@@ -53,7 +52,7 @@ def choose(
         rows,
         k,
         strength=policy.diversity,
-        vectors=served.item_vectors[rows] if policy.diversity > 0 else None,
+        vectors=served.vectors_of(rows) if policy.diversity > 0 else None,
         caps=caps,
         draw=Draw(positions, policy.explore.pool, rng_of(request_id)) if is_drawn else None,
     )
@@ -67,7 +66,7 @@ def is_braked(person: Person, brake: Brake) -> bool:
 def rests_on_last(served: Served, person: Person, rows: Rows, k: int) -> NDArray[np.bool_]:
     """Which candidates are not among stage one's first k of them without the last touched item."""
     without = replace(person, past=person.past.without(int(person.past.items[-1])))
-    scores = inner_products(served.item_vectors, user_vector(served, without), rows)
+    scores = served.scores_of(user_vector(served, without), rows)
     rests = np.ones(len(rows), bool)
     rests[by_value(scores, rows)[:k]] = False
     return rests

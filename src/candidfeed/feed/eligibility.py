@@ -41,9 +41,17 @@ def among(reason: str, rows: Rows) -> Rule:
     return Rule(reason, lambda asked: is_in(asked, barred), len(barred))
 
 
-def masked(reason: str, mask: NDArray[np.bool_], n_barred: int) -> Rule:
-    """Bars the rows where the mask, [n_items], is true: so many, which the index knows of."""
-    return Rule(reason, lambda asked: mask[asked], n_barred, index_knows=True)
+def masked(
+    reason: str, mask: NDArray[np.bool_], n_barred: int, *, index_knows: bool = False
+) -> Rule:
+    """Bars the rows where the mask is true: so many. It says nothing of rows beyond its end."""
+
+    def bars(asked: Rows) -> NDArray[np.bool_]:
+        if len(asked) and asked.max() >= len(mask):
+            return mask[np.minimum(asked, len(mask) - 1)] & (asked < len(mask))
+        return mask[asked]
+
+    return Rule(reason, bars, n_barred, index_knows)
 
 
 def muted(values: Sequence[tuple[ItemCodes, Rows]]) -> Rule:

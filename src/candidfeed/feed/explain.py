@@ -32,7 +32,7 @@ def popular_reasons(served: Served, rows: Rows) -> list[str]:
 
 def latest_reasons(served: Served, rows: Rows) -> list[str]:
     """The day on which each item came."""
-    days = np.datetime_as_string(served.born_s[rows].astype("datetime64[s]"), unit="D")
+    days = np.datetime_as_string(served.born_of(rows).astype("datetime64[s]"), unit="D")
     return [f"new: since {day}" for day in days.tolist()]
 
 
@@ -46,8 +46,10 @@ def strongest(served: Served, person: Person, rows: Rows) -> tuple[np.ndarray, n
 
     Of equal ones the later event. int64 and float32, [c] each.
     """
-    past = person.past
-    adds = served.neighbours.contributions(past.items, rows, person.row)
+    past, known = person.past, np.minimum(rows, served.n_items - 1)
+    adds = served.neighbours.contributions(past.items, known, person.row)
+    if (are_new := served.are_new(rows)) is not None:
+        adds = np.where(are_new, np.float32(0), adds)
     place = len(past) - 1 - np.argmax(adds[::-1], axis=0)
     return place, adds[place, np.arange(len(rows))]
 

@@ -50,9 +50,13 @@ class ItemCodes:
         return np.bincount(self.codes, minlength=len(self.values))
 
     def of_rows(self, rows: Rows) -> Rows:
-        """The codes of each item, int32 [n, m], m as many as one of them has; -1 where fewer."""
+        """The codes of each item, int32 [n, m], m as many as one of them has; -1 where fewer.
+
+        A row beyond the last has none.
+        """
+        is_within, rows = rows < len(self.ends), np.minimum(rows, len(self.ends) - 1)
         starts = np.where(rows > 0, self.ends[rows - 1], 0)
-        n_each = self.ends[rows] - starts
+        n_each = (self.ends[rows] - starts) * is_within
         width = int(n_each.max(initial=0))
         places = starts[:, None] + np.arange(width)
         is_there = np.arange(width) < n_each[:, None]

@@ -20,7 +20,7 @@ from candidfeed.feed.explain import (
     popular_reasons,
 )
 from candidfeed.feed.policy import DEFAULT_POLICY, Policy
-from candidfeed.feed.scoring import Heads, View, popular_heads, ranked_heads, tower_scores, view_of
+from candidfeed.feed.scoring import Heads, View, popular_heads, ranked_heads, view_of
 from candidfeed.feed.selection import EXPLORE, Selected
 from candidfeed.feed.served import Floats, Person, Rows, Served
 from candidfeed.feed.slate import Candidates, Proposed, Retrieved, Slate, Slot
@@ -154,8 +154,9 @@ def first_values(
     """What stage one orders by, [c]: inner products, how many people, or when an item came."""
     if len(person.past):
         return candidates.tower
-    known = served.n_people if ask.everybodys == POPULAR else served.born_s
-    return known[candidates.rows].astype(np.float64)
+    if ask.everybodys == LATEST:
+        return served.born_of(candidates.rows)
+    return served.n_people[candidates.rows].astype(np.float64)
 
 
 def propose(served: Served, view: View | None, ask: Ask, more: More) -> tuple[Proposed, ...]:
@@ -163,7 +164,7 @@ def propose(served: Served, view: View | None, ask: Ask, more: More) -> tuple[Pr
     n_wanted, allowed = served.settings.n_candidates, ask.allowed
     n = n_wanted + more.by_lists
     if view is None:
-        rows = served.by_popularity if ask.everybodys == POPULAR else served.by_age
+        rows = served.by_popularity if ask.everybodys == POPULAR else served.latest(n)
         return (Proposed(ask.everybodys, _of_allowed(rows, allowed)[:n]),)
     best = {
         TOWER: lambda: (
@@ -184,6 +185,7 @@ def _best_neighbours(view: View, n: int, allowed: Rows | None) -> Rows:
     if allowed is None:
         return best_columns(view.neighbours[None], n)[0].astype(np.int32)
     rows = np.unique(allowed)
+    rows = rows[rows < len(view.neighbours)]
     return rows[best_columns(view.neighbours[None, rows], n)[0]]
 
 
@@ -203,8 +205,8 @@ def merge(served: Served, kept: tuple[Proposed, ...], view: View | None) -> Cand
         rows=merged.rows,
         source=merged.source,
         names=tuple(one.source for one in kept),
-        tower=tower_scores(served, view, merged.rows),
-        neighbour=view.neighbours[merged.rows],
+        tower=served.scores_of(view.vector, merged.rows),
+        neighbour=view.neighbours_of(merged.rows),
     )
     return found.take(np.argsort(-found.tower, kind="stable")[:n])
 
@@ -248,6 +250,8 @@ def unknown_features(served: Served, person: Person, rows: Rows) -> dict[str, in
     """`Slate.n_unknown` of these candidates; nothing is read for a person without a past."""
     if not len(person.past):
         return {}
+    if (are_new := served.are_new(rows)) is not None:
+        rows = rows[~are_new]
     lacking = rows[served.lacks_features[rows]]
     sides = {
         "user": served.user_map.n_unknown(person.bag.ids),

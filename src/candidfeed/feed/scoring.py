@@ -6,6 +6,7 @@ it is scored alone or among others, and in any order.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,14 @@ from numpy.typing import NDArray
 from candidfeed.feed.exported import Arrays, ExportedFunction
 from candidfeed.feed.served import FeedSettings, Floats, Person, Rows, Served
 from candidfeed.ranking.action_inputs import expected_actions, expected_of_anybody
-from candidfeed.ranking.inputs import RankerSpace, dense_features, pair_inputs, user_inputs
+from candidfeed.ranking.inputs import (
+    DENSE_FEATURES,
+    RankerSpace,
+    dense_features,
+    pair_inputs,
+    user_inputs,
+)
 from candidfeed.ranking.user_state import UserState
-from candidfeed.retrieval.index.inner_products import inner_products
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,15 @@ class View:
     vector: Floats
     neighbours: Floats
 
+    def neighbours_of(self, rows: Rows) -> Floats:
+        """Of these items, float32 [n]; 0 of those that the release does not hold."""
+        n_items = len(self.neighbours)
+        if not len(rows) or rows.max() < n_items:
+            return self.neighbours[rows]
+        return np.where(rows < n_items, self.neighbours[np.minimum(rows, n_items - 1)], 0.0).astype(
+            np.float32
+        )
+
 
 def view_of(served: Served, person: Person) -> View | None:
     """None for a person without a past."""
@@ -71,11 +86,6 @@ def view_of(served: Served, person: Person) -> View | None:
         return None
     neighbours = served.neighbours.scores(person.past.items, person.row)
     return View(user_vector(served, person), neighbours)
-
-
-def tower_scores(served: Served, view: View, rows: Rows) -> Floats:
-    """Inner products of stage one, float32 [c], with the bits that the index gives them."""
-    return inner_products(served.item_vectors, view.vector, rows)
 
 
 def user_vector(served: Served, person: Person) -> Floats:
@@ -123,13 +133,16 @@ def ranked_heads(
     """
     space, rated = served.space, served.has_ratings
     state = user_state(space, person, width=_width_of(served, person), now_s=now_s)
-    dense = dense_features(space, state, rows[None], tower=tower[None], neighbour=neighbour[None])
-    predicted = predictions(served, state, rows, dense[0])
+    dense = dense_of(served, state, rows, tower, neighbour)
+    if (are_new := served.are_new(rows)) is not None:
+        # The ranker knows nothing of them by their rows, as of padding.
+        rows = np.where(are_new, space.n_items, rows).astype(np.int32)
+    predicted = predictions(served, state, rows, dense)
     logit = predicted["engaged"].astype(np.float64)
     p_level, nothing = predicted["rating"].astype(np.float64), np.zeros(len(rows))
 
     def later(places: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        some, known = rows[places], dense[0, places]
+        some, known = rows[places], dense[places]
         return _actions(served, action_predictions(served, state, some, known))
 
     # What is not finite goes on as it is: it is ranked last, and counted.
@@ -144,8 +157,30 @@ def ranked_heads(
             rating=(p_level * space.scale.levels).sum(axis=1) if rated else nothing,
             actions=_actions(served, predicted),
             later=later if served.ranker_actions is not None else None,
-            dense=dense[0],
+            dense=dense,
         )
+
+
+def dense_of(
+    served: Served, state: UserState, rows: Rows, tower: Floats, neighbour: Floats
+) -> Floats:
+    """`dense_features` of one user's candidates, float32 [c, f], newcomers among them."""
+    are_new = served.are_new(rows)
+    if are_new is None:
+        return dense_features(
+            served.space, state, rows[None], tower=tower[None], neighbour=neighbour[None]
+        )[0]
+    dense = np.empty((len(rows), len(DENSE_FEATURES)), np.float32)
+    for places, bag in (
+        (np.flatnonzero(~are_new), None),
+        (np.flatnonzero(are_new), served.newcomers.bag_of(rows[are_new])),
+    ):
+        known = rows[places] if bag is None else np.arange(len(places), dtype=np.int32)
+        dense[places] = dense_features(
+            served.space, state, known[None],
+            tower=tower[None, places], neighbour=neighbour[None, places], untouched=bag,
+        )[0]  # fmt: skip
+    return dense
 
 
 def _width_of(served: Served, person: Person) -> int:
@@ -223,7 +258,13 @@ def candidate_inputs(
         dense: float32 [1, width, f].
         reads: as in `user_inputs`.
     """
-    pairs = pair_inputs(space, state, items, dense, time_s=state.now_s[:, None], reads=reads)
+    pairs: dict[str, Any] = {
+        **pair_inputs(space, state, items, dense, time_s=state.now_s[:, None], reads=reads)
+    }
+    if "rates" in pairs:
+        # Nothing was ever shown of padding, nor of a newcomer.
+        real = (items < space.n_items)[..., None]
+        pairs |= {name: pairs[name] * real for name in ("rates", "taste")}
     return {"item": items, **pairs}
 
 

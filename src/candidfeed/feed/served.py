@@ -21,8 +21,10 @@ from candidfeed.data.interactions import Interactions
 from candidfeed.data.vocabulary import UNKNOWN, Vocabulary
 from candidfeed.feed.exported import ExportedFunction
 from candidfeed.feed.item_codes import ItemCodes
+from candidfeed.feed.newcomers import ContentMap, Newcomers
 from candidfeed.ranking.calibration import Calibrator
 from candidfeed.ranking.inputs import RankerSpace
+from candidfeed.retrieval.index.inner_products import inner_products
 from candidfeed.retrieval.index.vector_index import VectorIndex
 from candidfeed.retrieval.user_knn import UserNeighbours
 
@@ -213,6 +215,7 @@ class Served:
         ranker: a user and candidates to logits and rating distributions.
         ranker_actions: the same to what the action heads say; None where `ranker` does.
         calibration: of each head, from what the ranker says to how often it is so.
+        content: from an item's features to the vector that stage one expects of it.
     """
 
     release_id: str
@@ -230,7 +233,13 @@ class Served:
     space: RankerSpace
     ranker: ExportedFunction
     calibration: Mapping[str, Calibrator]
+    content: ContentMap
     ranker_actions: ExportedFunction | None = None
+
+    @cached_property
+    def newcomers(self) -> Newcomers:
+        """Items that came since, in rows from n_items on; the index finds them too."""
+        return Newcomers(self.n_items)
 
     @property
     def n_items(self) -> int:
@@ -240,16 +249,53 @@ class Served:
     def item_ids(self) -> Vocabulary:
         return Vocabulary(self.items["item_id"])
 
+    def are_new(self, rows: Rows) -> NDArray[np.bool_] | None:
+        """Which of the rows are newcomers', bool [n]; None: none is."""
+        if not len(self.newcomers) or not len(rows) or rows.max() < self.n_items:
+            return None
+        return rows >= self.n_items
+
     def ids_of(self, rows: Rows) -> list[int | str]:
-        if self._numbers is not None:
+        if self.are_new(rows) is None and self._numbers is not None:
             return self._numbers[rows].tolist()
-        ids = self.items["item_id"]
-        return [ids[row] for row in rows.tolist()]
+        ids, n = self.items["item_id"], self.n_items
+        return [ids[row] if row < n else self.newcomers.of(row).item_id for row in rows.tolist()]
 
     def titles_of(self, rows: Rows) -> list[str]:
         # Item by item: what gathers rows of a table hands them to other threads.
-        titles = self.items["title"]
-        return [titles[row] for row in rows.tolist()]
+        titles, n = self.items["title"], self.n_items
+        return [titles[row] if row < n else self.newcomers.of(row).title for row in rows.tolist()]
+
+    def vectors_of(self, rows: Rows) -> Floats:
+        """Stage one's, float32 [n, dim]."""
+        if (are_new := self.are_new(rows)) is None:
+            return self.item_vectors[rows]
+        vectors = self.item_vectors[np.where(are_new, 0, rows)]
+        vectors[are_new] = self.newcomers.vectors_of(rows[are_new])
+        return vectors
+
+    def scores_of(self, vector: Floats, rows: Rows) -> Floats:
+        """Inner products of stage one, float32 [n], with the bits that the index gives them."""
+        if self.are_new(rows) is None:
+            return inner_products(self.item_vectors, vector, rows)
+        return inner_products(self.vectors_of(rows), vector)
+
+    def latest(self, n: int) -> Rows:
+        """The n items that came last and whose time is known, newcomers too."""
+        rows = np.concatenate([self.newcomers.rows, self.by_age[:n]])
+        return rows[np.argsort(-self.born_of(rows), kind="stable")[:n]]
+
+    def born_of(self, rows: Rows) -> NDArray[np.float64]:
+        """`born_s` of these items, float64 [n]."""
+        if (are_new := self.are_new(rows)) is None:
+            return self.born_s[rows]
+        born_s = self.born_s[np.where(are_new, 0, rows)]
+        born_s[are_new] = self.newcomers.born_s[rows[are_new] - self.n_items]
+        return born_s
+
+    @property
+    def has_number_ids(self) -> bool:
+        return self._numbers is not None
 
     @cached_property
     def _numbers(self) -> NDArray[np.int64] | None:
@@ -290,15 +336,20 @@ class Served:
         return order[: np.count_nonzero(self.n_people)].astype(np.int32)
 
     @cached_property
+    def born_column(self) -> str | None:
+        """The first column of times, such as a date of release, if there is any."""
+        times = (name for name, dtype in self.items.schema.items() if dtype == pl.Datetime)
+        return next(times, None)
+
+    @cached_property
     def born_s(self) -> NDArray[np.float64]:
         """When each item came, seconds since 1970 UTC, float64 [n_items]; NaN if unknown.
 
         Its first column of times says so, such as a date of release; where it has none, its first
         event.
         """
-        for name, dtype in self.items.schema.items():
-            if dtype == pl.Datetime:
-                return self.items[name].dt.epoch("ms").cast(pl.Float64).to_numpy() / 1e3
+        if self.born_column is not None:
+            return self.items[self.born_column].dt.epoch("ms").cast(pl.Float64).to_numpy() / 1e3
         first = np.full(self.n_items, np.inf)
         np.minimum.at(first, self.pasts.items, self.pasts.times_s)
         return np.where(np.isfinite(first), first, np.nan)

@@ -1,7 +1,7 @@
 """From rows to the ranker's arrays: one piece of code for training and for serving, in NumPy."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -91,6 +91,25 @@ class RankerSpace:
         items = _item_statistics(train, scale, edges)
         return RankerSpace(items, item_bag, scale, edges, n_item_ids)
 
+    def of_untouched(self, bag: Bag) -> "RankerSpace":
+        """The same of items that nobody has touched, as if they had been in the training part."""
+        nothing = np.zeros(len(bag), np.float32)
+        items = ItemStatistics(
+            log_count=nothing,
+            log_recent_count=nothing,
+            mean_rating=np.full(len(bag), self.scale.mean, np.float32),
+            mean_time_s=np.full(len(bag), self._mean_time_s),
+            lift_in_bin=np.zeros((len(self.items.lift_in_bin), len(bag)), np.float32),
+        )
+        return replace(self, items=items, item_bag=bag, actions=None)
+
+    @cached_property
+    def _mean_time_s(self) -> float:
+        """What `mean_time_s` is of an item without events."""
+        untouched = np.flatnonzero(self.items.log_count == 0)
+        times_s = self.items.mean_time_s
+        return float(times_s[untouched[0]] if len(untouched) else times_s.mean())
+
     def time_bins(self, time_s: NDArray[np.float64]) -> NDArray[np.int32]:
         """int32, shape as given; an unknown time has the bin after the last."""
         bins = np.searchsorted(self.time_edges, np.nan_to_num(time_s), side="right")
@@ -130,26 +149,32 @@ def dense_features(
     *,
     tower: Floats,
     neighbour: Floats,
+    untouched: Bag | None = None,
 ) -> Floats:
     """float32 [b, c, len(DENSE_FEATURES)] of candidates `items` int32 [b, c]; padding gives zeros.
 
     Args:
         tower: score of the two-tower model, float32 [b, c].
         neighbour: score of the neighbour model, float32 [b, c].
+        untouched: features of items beside the catalogue, which nobody has touched: `items` are
+            rows of these then.
     """
+    known = space
+    if untouched is not None:
+        space = space.of_untouched(untouched)
     real = items < space.n_items
     is_padded = not real.all()
     item = np.where(real, items, 0) if is_padded else items
-    inside = state.history < space.n_items
+    inside = state.history < known.n_items
     n_seen = inside.sum(axis=1)[:, None]
     length = np.maximum(n_seen, 1)
-    seen_counts = space.items.log_count[np.where(inside, state.history, 0)]
+    seen_counts = known.items.log_count[np.where(inside, state.history, 0)]
     user_count = sum_of_rows(inside, seen_counts)[:, None] / length
     facts = space.facts[item]
     log_count = facts[..., 0]
     age_years = (state.now_s[:, None] - space.items.mean_time_s[item]) / _YEAR_S
     bins = space.time_bins(state.now_s)[:, None]
-    affinity, liked_affinity = _affinities(space, state, item, inside)
+    affinity, liked_affinity = _affinities(known, space, state, item, inside)
     columns = {
         "tower_score": tower,
         "neighbour_score": neighbour,
@@ -174,11 +199,17 @@ def dense_features(
 
 
 def _affinities(
-    space: RankerSpace, state: UserState, item: NDArray[np.int32], inside: NDArray[np.bool_]
+    known: RankerSpace,
+    space: RankerSpace,
+    state: UserState,
+    item: NDArray[np.int32],
+    inside: NDArray[np.bool_],
 ) -> tuple[Floats, Floats | np.float32]:
     """Dot products of each item's features with the sum of the history's: plain, and by tone.
 
     Args:
+        known: what the history is of.
+        space: what the items are of.
         item: rows of real items, int32 [b, c].
         inside: which places of the history are events, bool [b, h].
 
@@ -187,10 +218,10 @@ def _affinities(
     """
     users, places = np.nonzero(inside)
     touched = state.history[users, places]
-    ids, n_ids = space.item_bag.ids, space.n_item_ids
-    units, asked = space.item_units(touched), space.item_units(item)
-    seen_at = (users[:, None] * n_ids + ids[touched]).ravel()
-    asked_at = np.arange(len(item))[:, None, None] * n_ids + ids[item]
+    n_ids = space.n_item_ids
+    units, asked = known.item_units(touched), space.item_units(item)
+    seen_at = (users[:, None] * n_ids + known.item_bag.ids[touched]).ravel()
+    asked_at = np.arange(len(item))[:, None, None] * n_ids + space.item_bag.ids[item]
 
     def products(shares: Floats) -> Floats:
         profile = np.bincount(seen_at, shares.ravel(), minlength=len(item) * n_ids)

@@ -37,6 +37,7 @@ from candidfeed.data.tables import Label
 from candidfeed.data.vocabulary import Vocabulary
 from candidfeed.errors import ReleaseError
 from candidfeed.feed.exported import ExportedFunction
+from candidfeed.feed.newcomers import ContentMap
 from candidfeed.feed.served import FeedSettings, Neighbours, Pasts, Served
 from candidfeed.ranking.action_inputs import ActionSpace, Rates
 from candidfeed.ranking.calibration import Calibrator
@@ -82,6 +83,7 @@ def encode(served: Served) -> dict[str, FileContent]:
         "rating.shares": space.scale.shares,
         "time_edges": space.time_edges,
         "trending": served.trending,
+        **_flat("content", served.content),
         **(_of_actions(space.actions) if space.actions else {}),
     }
     maps = {"users": served.user_map.to_json(), "items": served.item_map.to_json()}
@@ -172,6 +174,7 @@ def _decode(folder: Path, *, release_id: str) -> Served:
         ranker_actions=(
             _function(folder, "ranker_actions") if config["settings"].get("action_width") else None
         ),
+        content=_struct("content", ContentMap, arrays),
         calibration={
             name: Calibrator.from_json(one) for name, one in config["calibration"].items()
         },

@@ -19,6 +19,7 @@ from candidfeed.data.splits import Split
 from candidfeed.data.tables import Dataset, Feature
 from candidfeed.errors import ReleaseError
 from candidfeed.feed.exported import Arrays, ExportedFunction
+from candidfeed.feed.newcomers import ContentMap
 from candidfeed.feed.scoring import candidate_inputs, tower_inputs, user_state, user_vector
 from candidfeed.feed.served import FeedSettings, Floats, Neighbours, Pasts, Person, Served
 from candidfeed.ranking.action_inputs import ActionSpace
@@ -27,6 +28,7 @@ from candidfeed.ranking.ranker import Ranker
 from candidfeed.ranking.training import FittedRanker
 from candidfeed.ranking.user_state import MAX_HISTORY as MAX_RANKER_HISTORY
 from candidfeed.ranking.user_state import UserState
+from candidfeed.retrieval.content import Content
 from candidfeed.retrieval.index.vector_index import (
     DEFAULT_INDEX,
     N_QUERIES,
@@ -82,6 +84,7 @@ def export_pair(
         space=space,
         **_exported_ranker(pair.ranker, anyone, settings),
         calibration=pair.calibration,
+        content=_content_map(space, pasts, item_vectors),
     )
     if len(item_vectors) < index_settings.exact_below:
         return served
@@ -186,6 +189,13 @@ def _no_file_names() -> Iterator[None]:
         yield
     finally:
         jax.config.update(name, limit)
+
+
+def _content_map(space: RankerSpace, pasts: Pasts, item_vectors: Floats) -> ContentMap:
+    """What stage one expects of an item of which only the features are known."""
+    content = Content.of(space.item_bag, pasts.items)
+    effects = content.effects(item_vectors, n_ids=space.n_item_ids)
+    return ContentMap(effects[:-1], effects[-1])
 
 
 def _some_user_vectors(served: Served, *, n: int) -> Floats:

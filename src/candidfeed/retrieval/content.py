@@ -23,10 +23,12 @@ class Content:
     Attributes:
         features: float32 CSR [n_items, n]; the last column is 1 for every item.
         n_events: int64 [n_items].
+        ids: feature id of each column but the last, int64 [n - 1].
     """
 
     features: sp.csr_matrix
     n_events: NDArray[np.int64]
+    ids: NDArray[np.int64]
 
     @staticmethod
     def of(bag: Bag, item: NDArray[np.integer]) -> "Content":
@@ -42,7 +44,7 @@ class Content:
         features = sp.csr_matrix(cells, shape=(len(bag), len(spoken)), dtype=np.float32)
         constant = np.ones((len(bag), 1), np.float32)
         n_events = np.bincount(item, minlength=len(bag)).astype(np.int64)
-        return Content(sp.csr_matrix(sp.hstack([features, constant])), n_events)
+        return Content(sp.csr_matrix(sp.hstack([features, constant])), n_events, spoken)
 
     @property
     def is_needed(self) -> bool:
@@ -73,14 +75,36 @@ class Content:
         if weight == 0:
             whole[~is_touched] = 0.0
             return whole
+        effects = self._effects(vectors, l2=l2)
+        whole[~is_touched] = weight * (self.features[~is_touched] @ effects)
+        return whole
+
+    def effects(self, vectors: Floats, *, n_ids: int) -> Floats:
+        """By how much each feature id moves the vector to expect, and what all items share.
+
+        Of touched items' vectors, as `completed`; zeros where nothing is known.
+
+        Args:
+            vectors: float32 [n_items, dim].
+            n_ids: feature ids there are.
+
+        Returns:
+            float32 [n_ids + 1, dim]; the last row is for every item.
+        """
+        whole = np.zeros((n_ids + 1, vectors.shape[1]), np.float32)
+        if (self.n_events > 0).any():
+            found = self._effects(vectors, l2=_L2)
+            whole[self.ids], whole[-1] = found[:-1], found[-1]
+        return whole
+
+    def _effects(self, vectors: Floats, *, l2: float) -> NDArray[np.float64]:
+        """A row for each column of `features`."""
         weighted, squares = self._normal_equations
         left = squares.copy()
         # The constant is the mean of all items; it is not pulled.
         pulled = np.arange(len(left) - 1)
         left[pulled, pulled] += l2
-        effects = np.linalg.solve(left, weighted.T @ vectors[is_touched])
-        whole[~is_touched] = weight * (self.features[~is_touched] @ effects)
-        return whole
+        return np.linalg.solve(left, weighted.T @ vectors[self.n_events > 0])
 
     @cached_property
     def _normal_equations(self) -> tuple[sp.csr_matrix, NDArray[np.float64]]:

@@ -39,15 +39,21 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
 def _add_items(app: FastAPI, service: Service) -> None:
     @app.put(
-        "/v1/items/{item_id}", **declared(Done, *_REFUSALS), openapi_extra=takes(ItemFields),
+        "/v1/items/{item_id}", **declared(Done, *_REFUSALS, 409), openapi_extra=takes(ItemFields),
         tags=["items"],
     )  # fmt: skip
     async def put_item(request: Request, item_id: Id) -> Response:
-        """Replace what is known of an item; `expires_s` says from when on it is not shown."""
+        """Replace what is known of an item; `expires_s` says from when on it is not shown.
+
+        One that the release does not know is served by its features from now on.
+        """
         allowed(service, request, "admin")
         fields = parse(ItemFields, await body_of(service, request)).fields
         _require_seconds(fields.get(EXPIRES))
-        await _off_loop(lambda: service.store.put_item(item_id, fields, time.time()))
+        if (live := service.releases.live) is not None:
+            live.item_bag(fields)
+        if await _off_loop(lambda: service.store.put_item(item_id, fields, time.time())) is None:
+            raise Refusal(409, "deleted", "item_id: this item was deleted for good; use another id")
         await _off_loop(service.releases.follow)
         return answered(Done())
 

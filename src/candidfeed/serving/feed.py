@@ -107,11 +107,12 @@ def _similar(live: LiveRelease, item_id: str, limit: int) -> list[Similar]:
     row = int(live.rows_of([item_id])[0])
     if row == UNKNOWN or live.changes.is_gone[row]:
         raise Refusal(404, "unknown_item", f"item_id: {item_id!r} is not in this release")
-    vectors, vector = live.served.item_vectors, live.served.item_vectors[row]
+    vector = live.served.vectors_of(np.array([row], np.int32))[0]
     # By inner product long vectors come first: more of them, then by the angle.
     rows = live.served.index.search(vector, 8 * limit + 1, deny=np.array([row], np.int32)).rows
-    norms = np.linalg.norm(vectors[rows], axis=1) * np.linalg.norm(vector)
-    cosines = vectors[rows] @ vector / np.maximum(norms, np.finfo(np.float32).tiny)
+    vectors = live.served.vectors_of(rows)
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(vector)
+    cosines = vectors @ vector / np.maximum(norms, np.finfo(np.float32).tiny)
     best = np.argsort(-cosines, kind="stable")[:limit]
     ids, titles = live.served.ids_of(rows[best]), live.served.titles_of(rows[best])
     return [

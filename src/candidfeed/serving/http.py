@@ -21,6 +21,7 @@ _TOLD: Final[Mapping[int, str]] = {
     401: "No API key, or one that is not known or no longer.",
     403: "The key is not for this, or not for this user.",
     404: "Not known.",
+    409: "The item was deleted for good.",
     413: "The body is too long.",
     429: "This key asks too often.",
     503: "Not now: too much waits, no release is loaded, or the store can't write.",

@@ -1,19 +1,21 @@
 """A release as it is served: what was built, and what has changed since."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from candidfeed.data.features import Bag
+from candidfeed.data.features import Bag, FeatureMap
 from candidfeed.data.put_fields import parse_field
 from candidfeed.data.tables import COLUMN_TYPES
 from candidfeed.data.vocabulary import UNKNOWN
+from candidfeed.errors import DataError
 from candidfeed.feed.eligibility import DELETED, EXPIRED, Rule, masked, muted
 from candidfeed.feed.item_codes import coded_columns, require_coded
+from candidfeed.feed.newcomers import Newcomer
 from candidfeed.feed.pipeline import LATEST, Ask, recommend, retrieve
 from candidfeed.feed.policy import Policy
 from candidfeed.feed.served import Past, Person, Rows, Served
@@ -60,52 +62,116 @@ class LiveRelease:
         return self.served.release_id
 
     def follow(self, changes: Iterable[Change]) -> None:
-        """Take in what was put and deleted, in order; items of no row in this release are passed.
+        """Take in what was put and deleted, in order; by one thread at a time.
 
-        By one thread at a time.
+        An item that the release does not know becomes a newcomer once its title or a feature is
+        put.
         """
         changes = [one for one in changes if one.id is not None]
+        served, before = self.served, self.changes
         rows = self.rows_of([one.id for one in changes])
-        before = self.changes
-        is_gone, expires_s = before.is_gone.copy(), before.expires_s.copy()
+        pairs = zip(rows.tolist(), changes, strict=True)
+        put = [one for row, one in pairs if self._is_new(row) and self._says_what(one.fields)]
+        self.version += 1
+        added = served.newcomers.put([self._newcomer(one) for one in put])
+        rows = self.rows_of([one.id for one in changes])
+        n_more = served.n_items + len(served.newcomers) - len(before.is_gone)
+        is_gone = np.pad(before.is_gone, (0, n_more))
+        was_gone = is_gone.copy()
+        expires_s = np.pad(before.expires_s, (0, n_more), constant_values=np.inf)
         for row, change in zip(rows.tolist(), changes, strict=True):
             if row != UNKNOWN:
                 is_gone[row] = change.fields is None
                 expires_s[row] = _expiry(change.fields)
-        self.version += 1
         self.changes = Changes(
             is_gone,
             expires_s,
             n_gone=int(np.count_nonzero(is_gone)),
             n_expiring=int(np.isfinite(expires_s).sum()),
         )
-        index = self.served.index
-        index.remove(np.flatnonzero(is_gone & ~before.is_gone))
-        back = np.flatnonzero(before.is_gone & ~is_gone)
-        index.add(back, self.served.item_vectors[back])
+        served.index.remove(np.flatnonzero(is_gone & ~was_gone))
+        added = np.unique(added)
+        served.index.add(added, served.vectors_of(added))
         self.version += 1
 
+    def _is_new(self, row: int) -> bool:
+        return row == UNKNOWN or row >= self.served.n_items
+
+    def _says_what(self, fields: Mapping[str, Any] | None) -> bool:
+        """Whether what was put says what the item is."""
+        names = ("title", *(one.name for one in self.served.item_map.columns))
+        return any((fields or {}).get(name) is not None for name in names)
+
+    def _newcomer(self, change: Change) -> Newcomer:
+        served, fields = self.served, dict(change.fields or {})
+        try:
+            bag = _bag(served.item_map, fields)
+        except DataError:
+            # They were put under a release whose columns were others.
+            bag = _bag(served.item_map, {})
+        item_id = str(change.id)
+        return Newcomer(
+            item_id=int(item_id) if served.has_number_ids and item_id.isdecimal() else item_id,
+            title=str(fields.get("title") or item_id),
+            bag=bag,
+            vector=served.content.vectors(bag)[0],
+            born_s=self._born_s(fields, change.time_s),
+            fields=fields,
+        )
+
+    def _born_s(self, fields: Mapping[str, Any], put_s: float) -> float:
+        """By the column that says so of the release's items; else when it was put."""
+        try:
+            born = parse_field("", fields.get(self.served.born_column or ""), "time")
+        except DataError:
+            born = None
+        return put_s if born is None else born.timestamp()
+
+    def item_bag(self, fields: Mapping[str, Any]) -> Bag:
+        """The features of an item of which this is known.
+
+        Raises:
+            DataError: a field can't be a feature of its kind.
+        """
+        return _bag(self.served.item_map, fields)
+
     def rows_of(self, item_ids: Sequence[str | None]) -> Rows:
-        """Row of each item, UNKNOWN (-1) where the release has none; int32 [n]."""
+        """Row of each item, UNKNOWN (-1) where neither release nor newcomers have it; int32 [n]."""
         if not len(item_ids):
             return np.empty(0, np.int32)
-        return self.served.item_ids.rows(list(item_ids))
+        rows = self.served.item_ids.rows(list(item_ids))
+        if len(newcomers := self.served.newcomers):
+            for place in np.flatnonzero(rows == UNKNOWN).tolist():
+                rows[place] = newcomers.row_of(item_ids[place], UNKNOWN)
+        return rows
 
     def rules(self, now_s: float) -> tuple[Rule, ...]:
         """What may be shown to nobody at this time."""
         changes = self.changes
-        gone = masked(DELETED, changes.is_gone, changes.n_gone)
+        gone = masked(DELETED, changes.is_gone, changes.n_gone, index_knows=True)
         if not changes.n_expiring:
             return (gone,)
         is_over = changes.expires_s <= now_s
-        return gone, Rule(EXPIRED, lambda rows: is_over[rows], int(is_over.sum()))
+        return gone, masked(EXPIRED, is_over, int(is_over.sum()))
 
     def muted(self, values: Mapping[str, Sequence[str]]) -> Rule:
         """Bars items with one of these values, by column; what the release has not is passed."""
         known = coded_columns(self.served.items)
         columns = {name: self.served.item_codes(name) for name in values if name in known}
         rows = {name: one.values.rows(list(values[name])) for name, one in columns.items()}
-        return muted([(columns[name], codes[codes != UNKNOWN]) for name, codes in rows.items()])
+        rule = muted([(columns[name], codes[codes != UNKNOWN]) for name, codes in rows.items()])
+        return replace(rule, bars=lambda asked: rule.bars(asked) | self._have_any(asked, values))
+
+    def _have_any(self, rows: Rows, values: Mapping[str, Sequence[str]]) -> NDArray[np.bool_]:
+        """Which of these are newcomers that have one of the values, bool [n]."""
+        have = np.zeros(len(rows), bool)
+        for place in np.flatnonzero(rows >= self.served.n_items).tolist():
+            fields = self.served.newcomers.of(int(rows[place])).fields
+            have[place] = any(
+                not {str(one) for one in _as_list(fields.get(name))}.isdisjoint(which)
+                for name, which in values.items()
+            )
+        return have
 
     def person(self, user_id: str, later: Past, fields: Mapping[str, Any]) -> Person:
         """Who this is, by the release and by what is known since.
@@ -126,23 +192,14 @@ class LiveRelease:
         Raises:
             DataError: a field can't be a feature of its kind.
         """
-        return self.served.user_map.encode(
-            pl.DataFrame(
-                {
-                    one.name: pl.Series(
-                        [parse_field(one.name, fields.get(one.name), one.kind)],
-                        dtype=COLUMN_TYPES[one.kind],
-                    )
-                    for one in self.served.user_map.columns
-                }
-            )
-        )
+        return _bag(self.served.user_map, fields)
 
     def past_of(self, history: History) -> Past:
         """Those of a user's events that a model reads: positive ones about items of the release."""
         kinds = self.served.settings.positive_kinds
         rows = self.rows_of(history.item_ids)
-        read = rows != UNKNOWN
+        # Of a newcomer no model has learned yet what having touched it says.
+        read = (rows != UNKNOWN) & (rows < self.served.n_items)
         if kinds:
             read &= np.array([kind in kinds for kind in history.kinds], bool)
         values = np.array(history.values, np.float32)
@@ -172,6 +229,29 @@ class LiveRelease:
 
 
 _NOTHING = Past(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0))
+
+
+def _bag(map_: FeatureMap, fields: Mapping[str, Any]) -> Bag:
+    """One row.
+
+    Raises:
+        DataError: a field can't be a feature of its kind.
+    """
+    return map_.encode(
+        pl.DataFrame(
+            {
+                one.name: pl.Series(
+                    [parse_field(one.name, fields.get(one.name), one.kind)],
+                    dtype=COLUMN_TYPES[one.kind],
+                )
+                for one in map_.columns
+            }
+        )
+    )
+
+
+def _as_list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _expiry(fields: Mapping[str, Any] | None) -> float:

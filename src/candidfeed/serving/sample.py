@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from candidfeed.errors import DataError
 from candidfeed.feed.served import Floats, Rows, Served
@@ -34,13 +35,14 @@ class ItemChanges:
     """What had changed of a release's items.
 
     Attributes:
+        newcomers: items that the release does not hold, in the order of their rows: id, when it
+            came, in seconds since 1970, and what was put of it.
         gone: deleted items.
-        back: items that were deleted and put again, while this release was served.
         expires_s: of items that expire.
     """
 
-    gone: tuple[int | str, ...]
-    back: tuple[int | str, ...]
+    newcomers: tuple[tuple[str, float, Mapping[str, Any]], ...]
+    gone: tuple[str, ...]
     expires_s: Mapping[str, float]
 
 
@@ -132,7 +134,11 @@ def decode_sample(packed: bytes) -> Sample:
         items = content["items"]
         return Sample(
             basis,
-            ItemChanges(tuple(items["gone"]), tuple(items["back"]), items["expires_s"]),
+            ItemChanges(
+                newcomers=tuple((one, born_s, put) for one, born_s, put in items["newcomers"]),
+                gone=tuple(items["gone"]),
+                expires_s=items["expires_s"],
+            ),
             None if read is None else _read_of(read),
         )
     except (zlib.error, ValueError, KeyError, TypeError) as error:
@@ -142,24 +148,32 @@ def decode_sample(packed: bytes) -> Sample:
 def as_it_was(served: Served, items: ItemChanges) -> LiveRelease:
     """The release with its items as they were then; what was taken in before is forgotten."""
     served.index.reset()
+    served.newcomers.reset()
     live = LiveRelease(served)
-    live.follow(Change(0, str(one), None, 0.0) for one in (*items.gone, *items.back))
-    fields: dict[str, dict[str, Any]] = {str(one): {} for one in items.back}
-    fields |= {one: {EXPIRES: expires_s} for one, expires_s in items.expires_s.items()}
-    live.follow(Change(0, one, known, 0.0) for one, known in fields.items())
+    live.follow(Change(0, one, dict(put), born_s) for one, born_s, put in items.newcomers)
+    # What was put of a newcomer may have named an end that it no longer has.
+    ends: dict[str, dict[str, Any]] = {one: {} for one, _, _ in items.newcomers}
+    ends |= {one: {EXPIRES: expires_s} for one, expires_s in items.expires_s.items()}
+    live.follow(Change(0, one, fields, 0.0) for one, fields in ends.items())
+    live.follow(Change(0, one, None, 0.0) for one in items.gone)
     return live
 
 
 def _changed(live: LiveRelease) -> ItemChanges:
-    changes, ids_of = live.changes, live.served.ids_of
+    changes, served = live.changes, live.served
     expiring = np.empty(0, np.intp)
     if changes.n_expiring:
         expiring = np.flatnonzero(np.isfinite(changes.expires_s))
-    expires_s = changes.expires_s[expiring].tolist()
+
+    def named(places: NDArray[np.intp]) -> list[str]:
+        return [str(one) for one in served.ids_of(places.astype(np.int32))]
+
     return ItemChanges(
-        gone=tuple(ids_of(np.flatnonzero(changes.is_gone).astype(np.int32))),
-        back=tuple(ids_of(live.served.index.snapshot.added_rows.astype(np.int32))),
-        expires_s=dict(zip(map(str, ids_of(expiring.astype(np.int32))), expires_s, strict=True)),
+        newcomers=tuple(
+            (str(one.item_id), one.born_s, one.fields) for one in served.newcomers.items
+        ),
+        gone=tuple(named(np.flatnonzero(changes.is_gone))),
+        expires_s=dict(zip(named(expiring), changes.expires_s[expiring].tolist(), strict=True)),
     )
 
 

@@ -213,13 +213,16 @@ class Store:
 
     # Items
 
-    def put_item(self, item_id: str, fields: Mapping[str, Any], time_s: float) -> int:
-        """Replace what is known of an item; the cursor of this change."""
+    def put_item(self, item_id: str, fields: Mapping[str, Any], time_s: float) -> int | None:
+        """Replace what is known of an item; the cursor of this change.
+
+        None, and nothing kept, where the item was deleted: it never comes back.
+        """
         encoded = _checked("item_id", item_id, fields, time_s)
         return self._write(lambda writing: writing.put_item(item_id, encoded, time_s))
 
     def delete_item(self, item_id: str, time_s: float) -> int:
-        """Say that an item is gone, also where it was never put; the cursor of this change."""
+        """Say that an item is gone for good, also where it was never put; the cursor of this."""
         check_text("item_id", item_id)
         check_number("time_s", time_s)
         return self._write(lambda writing: writing.put_item(item_id, None, time_s))

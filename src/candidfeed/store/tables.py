@@ -239,8 +239,14 @@ class Writing:
             ],
         )  # fmt: skip
 
-    def put_item(self, item_id: str, fields: str | None, time_s: float) -> int:
-        """Replace what is known of an item (None: deleted); the cursor of the change."""
+    def put_item(self, item_id: str, fields: str | None, time_s: float) -> int | None:
+        """Replace what is known of an item (None: deleted); the cursor of the change.
+
+        None, and nothing kept, where it was deleted before.
+        """
+        before = self._run("SELECT fields FROM items WHERE item_id = ?", (item_id,))
+        if fields is not None and before and before[0][0] is None:
+            return None
         self._run("DELETE FROM items WHERE item_id = ?", (item_id,))
         sql = "INSERT INTO items (item_id, fields, time_s) VALUES (?, ?, ?) RETURNING seq"
         return self._run(sql, (item_id, fields, time_s))[0][0]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from candidfeed.data.features import Bag
 from candidfeed.data.histories import Histories, chronological
 from candidfeed.data.interactions import Interactions
-from candidfeed.feed.scoring import tower_scores, view_of
+from candidfeed.feed.scoring import view_of
 from candidfeed.feed.served import Past, Person, Served
 from candidfeed.ranking.inputs import dense_features
 from candidfeed.ranking.user_state import UserStates
@@ -48,7 +48,7 @@ def dense_of_pairs(
     Args:
         bag: the user's features, one row.
         known: what `known_before` gave; not empty.
-        items: int32 [n].
+        items: of the release, int32 [n].
         row: of the user, as there.
         now_s: for when it is asked.
     """
@@ -61,7 +61,7 @@ def dense_of_pairs(
     past = Past(known.item, known.value, known.time_s)
     view = view_of(served, Person("", row, bag, past))
     assert view is not None
-    tower, neighbour = tower_scores(served, view, items), view.neighbours[items]
+    tower, neighbour = served.scores_of(view.vector, items), view.neighbours[items]
     return dense_features(space, state, items[None], tower=tower[None], neighbour=neighbour[None])[
         0
     ]
