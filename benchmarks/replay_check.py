@@ -3,9 +3,9 @@
     python benchmarks/replay_check.py [--requests 1000] [--release RELEASES_DIR]
 
 A service that keeps what every feed is made from; between the requests come events, deletions,
-expiries, new items and what is put of users; in the middle the service is started again. Slates keep
-to a policy with diversity and drawn slots. Then `candidfeed replay`. Without --release a small one
-is made. Prints one JSON line; exit code 1 where a slate or a feature differs.
+expiries, new items and what is put of users; in the middle the service is started again. Slates
+keep to a policy with diversity and drawn slots. Then `candidfeed replay`. Without --release a small
+one is made. Prints one JSON line; exit code 1 where a slate or a feature differs.
 """
 
 import argparse
