@@ -35,9 +35,10 @@ bench: $(VENV)/dev.stamp ## Run each benchmark in its short form
 	@set -e; for benchmark in $(BENCHMARKS); do \
 		echo "$$benchmark --short"; $(BIN)/python "$$benchmark" --short; done
 
-soak: $(VENV)/dev.stamp ## An hour of load, and 200 kills, of the feed service
+soak: $(VENV)/dev.stamp ## An hour of load, 200 kills and 1,000 replays of the feed service
 	$(BIN)/python benchmarks/soak.py
 	$(BIN)/python benchmarks/kill_rounds.py
+	$(BIN)/python benchmarks/replay_check.py
 
 clean: ## Remove what make made: .venv, the demo's release, caches
 	rm -rf $(VENV) $(DEMO) build dist src/*.egg-info .hypothesis

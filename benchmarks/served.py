@@ -74,14 +74,26 @@ class Served:
         return round(int(found[1]) / 1024, 1)
 
 
-def start(release: Path, *, store: Path) -> Served:
+def start(release: Path, *, store: Path, more: Sequence[str] = ()) -> Served:
     """A service on any free port; the caller ends its process.
+
+    Args:
+        more: options of `candidfeed serve`.
 
     Raises:
         RuntimeError: it ends, or is not ready in time; then it is killed.
     """
     began = time.perf_counter()
-    options = ("--port", "0", "--no-auth", "--store", str(store), "--requests-per-s", "100000")
+    options = (
+        "--port",
+        "0",
+        "--no-auth",
+        "--store",
+        str(store),
+        "--requests-per-s",
+        "100000",
+        *more,
+    )
     process = subprocess.Popen(
         [*COMMAND, "serve", str(release), *options], stdout=subprocess.PIPE, text=True
     )
@@ -108,9 +120,9 @@ def _is_ready(served: Served) -> bool:
 
 
 @contextmanager
-def serving(release: Path, *, store: Path) -> Iterator[Served]:
+def serving(release: Path, *, store: Path, more: Sequence[str] = ()) -> Iterator[Served]:
     """A service while it is needed; then it is asked to end."""
-    served = start(release, store=store)
+    served = start(release, store=store, more=more)
     try:
         yield served
     finally:

@@ -21,7 +21,9 @@ from candidfeed.release import storage
 from candidfeed.release.manifest import FORMAT, MANIFEST, POINTER, FileEntry
 from candidfeed.release.storage import (
     OpenedDirectory,
+    is_kept,
     read_directory,
+    read_generation,
     refuse_foreign_folder,
     training_folder,
     write_directory,
@@ -134,6 +136,21 @@ def test_a_second_build_replaces_the_first_and_keeps_it_for_rollback(release: Pa
     third = read_directory(release)
     names = sorted(path.name for path in release.iterdir())
     assert names == sorted([second.release_id, third.release_id, POINTER])
+
+
+def test_one_that_is_kept_is_read_by_its_name_and_compared_as_well(release: Path) -> None:
+    first = read_directory(release)
+    write_directory(release, {"a.txt": b"new"}, {"k": 2})
+    assert read_generation(release, first.release_id) == first
+    assert is_kept(release, first.release_id)
+    (first.path / MANIFEST).write_bytes(b"{}")
+    with pytest.raises(ReleaseError, match="is not what was built"):
+        read_generation(release, first.release_id)
+    write_directory(release, {"a.txt": b"newer"}, {"k": 3})
+    assert not is_kept(release, first.release_id)
+    for name in (first.release_id, "..", "current"):
+        with pytest.raises(ReleaseError, match="is not kept here"):
+            read_generation(release, name)
 
 
 def test_the_same_content_built_twice_is_two_generations(release: Path) -> None:

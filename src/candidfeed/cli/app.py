@@ -19,6 +19,7 @@ from candidfeed.cli import (
     load,
     recommend,
     reference,
+    replay,
     retrain,
     rollback,
     serve,
@@ -44,6 +45,7 @@ app.command()(recommend.recommend)
 app.command()(serve.serve)
 app.command()(retrain.retrain)
 app.command()(rollback.rollback)
+app.command()(replay.replay)
 app.command()(erase.erase)
 app.command()(synth.synth)
 app.command()(load.load)

@@ -44,6 +44,14 @@ def serve(
         Path | None,
         typer.Option(help="A TOML file: diversity, caps, exploration, brake (docs/serving.md)."),
     ] = None,
+    sample_features: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Of so many of the feeds keep all that they were made from (`candidfeed replay`).",
+        ),
+    ] = 0.01,
     key_file: Annotated[
         Path | None,
         typer.Option(help="Write the first API key to this file instead of printing it."),
@@ -104,6 +112,7 @@ def serve(
         requests_per_s=requests_per_s,
         burst=2 * requests_per_s,
         policy=DEFAULT_POLICY if policy is None else load_policy(policy),
+        sample_features=sample_features,
     )
     with (
         bound(host, port) as listening,

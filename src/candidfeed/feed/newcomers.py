@@ -98,6 +98,15 @@ class Newcomers:
         self._row_of = row_of
         return np.array([row_of[str(one.item_id)] for one in items], np.int32)
 
+    def reset(self) -> None:
+        """Forget all of them."""
+        self._now, self._row_of = _Known(), {}
+
+    @property
+    def items(self) -> tuple[Newcomer, ...]:
+        """In the order of their rows."""
+        return self._now.items
+
     def of(self, row: int) -> Newcomer:
         return self._now.items[row - self.first]
 

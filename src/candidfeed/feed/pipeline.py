@@ -139,6 +139,7 @@ def rank(served: Served, person: Person, retrieved: Retrieved, ask: Ask) -> Slat
         selected=selected,
         n_non_finite=int((~np.isfinite(values)).sum()),
         n_unknown=unknown_features(served, person, candidates.rows),
+        dense=None if heads.dense is None else heads.dense[selected.picked],
     )
 
 

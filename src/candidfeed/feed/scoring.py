@@ -35,6 +35,8 @@ class Heads:
         actions: what is expected of each label, were it shown at the first place: P(it follows),
             or of a counted one how many; empty where the order depends on none of them.
         later: then, the same of the candidates at some places, int64 [n], once they are chosen.
+        dense: what the ranker read of each, float32 [c, len(DENSE_FEATURES)]; None where it was not
+            asked.
     """
 
     p_engaged: NDArray[np.float64]
@@ -42,6 +44,7 @@ class Heads:
     rating: NDArray[np.float64]
     actions: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     later: Callable[[NDArray[np.int64]], Mapping[str, NDArray[np.float64]]] | None = None
+    dense: Floats | None = None
 
     @property
     def by_name(self) -> dict[str, NDArray[np.float64]]:
@@ -154,6 +157,7 @@ def ranked_heads(
             rating=(p_level * space.scale.levels).sum(axis=1) if rated else nothing,
             actions=_actions(served, predicted),
             later=later if served.ranker_actions is not None else None,
+            dense=dense,
         )
 
 

@@ -105,6 +105,8 @@ class Slate:
         n_unknown: by feature that was read (`user.NAME`, `item.NAME`), for how many of the users
             or items no known value was at hand, so that the column's default was taken; features
             that were known for all are left out.
+        dense: what the ranker read of each slot's item, float32 [slots, len(DENSE_FEATURES)]; None
+            where it was not asked.
     """
 
     person: Person
@@ -113,6 +115,7 @@ class Slate:
     selected: Selected
     n_non_finite: int
     n_unknown: Mapping[str, int]
+    dense: Floats | None = None
 
     @property
     def n_candidates(self) -> int:

@@ -43,7 +43,7 @@ from candidfeed.ranking.action_inputs import ActionSpace, Rates
 from candidfeed.ranking.calibration import Calibrator
 from candidfeed.ranking.inputs import ItemStatistics, RankerSpace
 from candidfeed.ranking.rating_scale import RatingScale
-from candidfeed.release.storage import FileContent, read_directory
+from candidfeed.release.storage import FileContent, read_directory, read_generation
 from candidfeed.retrieval.index.files import files_of, open_checked
 from candidfeed.retrieval.index.state import EXACT
 from candidfeed.retrieval.index.vector_index import VectorIndex
@@ -116,14 +116,17 @@ def encode_json(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1).encode() + b"\n"
 
 
-def read_release(target: Path) -> Served:
-    """The release in force in this folder.
+def read_release(target: Path, release_id: str | None = None) -> Served:
+    """A release of this folder.
+
+    Args:
+        release_id: of one that is kept; None: the one in force.
 
     Raises:
         ReleaseError: there is none, a file is not what was built, or it was built by a version
             whose files this one can't read.
     """
-    opened = read_directory(target)
+    opened = read_directory(target) if release_id is None else read_generation(target, release_id)
     try:
         return _decode(opened.path, release_id=opened.release_id)
     except (

@@ -123,6 +123,23 @@ def read_directory(target: Path) -> OpenedDirectory:
                 pointer = now_in_force
 
 
+def read_generation(target: Path, name: str) -> OpenedDirectory:
+    """A release that is kept at `target`, in force or not, compared likewise.
+
+    Raises:
+        ReleaseError: it is not kept any more, or as in `read_directory`.
+    """
+    if not is_kept(target, name):
+        raise ReleaseError(f"{target}: release {name!r} is not kept here (any more)")
+    with _reading(target):
+        return _open_generation(target, _sealed_pointer(target / name))
+
+
+def is_kept(target: Path, name: str) -> bool:
+    """Whether there is a release of this name, in force or not; it was not compared."""
+    return generation_number(name) is not None and (target / name).is_dir()
+
+
 def pointer_of(target: Path) -> bytes:
     """What the pointer holds: it differs from before when another release is in force.
 
@@ -175,10 +192,7 @@ def roll_back(target: Path) -> OpenedDirectory:
             )
         before = max(older, key=_number)
         with _reading(target):
-            sealed = hashlib.sha256(_plain_file(before / MANIFEST).read_bytes()).hexdigest()
-            pointer = Pointer(before.name, sealed)
-            if before.name != release_id(_number(before), sealed):
-                raise ReleaseError(f"{before / MANIFEST}: is not what was built; {CHANGED}")
+            pointer = _sealed_pointer(before)
             opened = _open_generation(target, pointer)
         with _reported(target, "putting the release before in force"):
             replace_file(target / POINTER, pointer.encode())
@@ -457,6 +471,15 @@ def _open_generation(target: Path, pointer: Pointer) -> OpenedDirectory:
         candidfeed_version=listing.candidfeed_version,
         manifest=listing.release,
     )
+
+
+def _sealed_pointer(generation: Path) -> Pointer:
+    """What the pointer held when this one was in force: its name tells how its manifest began."""
+    manifest = _plain_file(generation / MANIFEST)
+    sealed = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    if generation.name != release_id(_number(generation), sealed):
+        raise ReleaseError(f"{manifest}: is not what was built; {CHANGED}")
+    return Pointer(generation.name, sealed)
 
 
 def _read_listing(target: Path, pointer: Pointer) -> Listing:

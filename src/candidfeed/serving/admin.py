@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request, Response
 
 from candidfeed.errors import DataError
 from candidfeed.feed.item_codes import require_coded
-from candidfeed.serving.engine import BLOCKED_ITEMS, MUTED_VALUES
+from candidfeed.serving.basis import BLOCKED_ITEMS, MUTED_VALUES
 from candidfeed.serving.http import Refusal, allowed, answered, body_of, declared, takes
 from candidfeed.serving.keys import KeyRing
 from candidfeed.serving.live import EXPIRES

@@ -14,9 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from candidfeed.data.vocabulary import UNKNOWN
-from candidfeed.errors import DataError, StoreError
-from candidfeed.feed.eligibility import BLOCKED, DENIED, SEEN, among
+from candidfeed.errors import StoreError
 from candidfeed.feed.pipeline import (
     LATEST,
     POPULAR,
@@ -28,26 +26,27 @@ from candidfeed.feed.pipeline import (
 )
 from candidfeed.feed.policy import Policy
 from candidfeed.feed.served import Person
-from candidfeed.feed.slate import Retrieved, Slate, Slot
+from candidfeed.feed.slate import Retrieved, Slate
+from candidfeed.serving.basis import (
+    RANKER_LATE,
+    RETRIEVAL_LATE,
+    STORE_DOWN,
+    USER_FEATURES,
+    Basis,
+    ask_of,
+    person_of,
+)
 from candidfeed.serving.live import LiveRelease
 from candidfeed.serving.metrics import Metrics
-from candidfeed.serving.people import KnownUser, People
+from candidfeed.serving.people import People
+from candidfeed.serving.sample import encode_sample, is_sampled, sample_of
 from candidfeed.serving.settings import ServeSettings
+from candidfeed.serving.slate_line import heads_of, slate_line, slot_line
 from candidfeed.serving.wire import FeedRequest, encoded
 from candidfeed.store.history import History
 from candidfeed.store.records import SlateRecord
 from candidfeed.store.store import Store
 
-# What may be left out of a feed, by the name under which it is told and counted.
-STORE_DOWN: Final = "store_down"
-RETRIEVAL_LATE: Final = "retrieval_late"
-RANKER_LATE: Final = "ranker_late"
-USER_FEATURES: Final = "user_features"
-# Of a user's fields: items that they never want to see.
-BLOCKED_ITEMS: Final = "blocked_items"
-# Likewise those with one of these values, by column.
-MUTED_VALUES: Final = "muted"
-_NOBODY: Final = KnownUser({}, is_erased=False)
 # How much the latest request counts in the time that ranking takes.
 _RECENT: Final = 0.05
 
@@ -61,6 +60,7 @@ class Work:
         now_s: when it came, seconds since 1970.
         began, deadline: by the clock that never goes back, in seconds.
         degraded: what was left out so far.
+        version: of the release's items when it began.
     """
 
     request: FeedRequest
@@ -70,6 +70,8 @@ class Work:
     deadline: float
     request_id: str = field(default_factory=lambda: secrets.token_hex(12))
     degraded: list[str] = field(default_factory=list)
+    version: int = 0
+    basis: Basis | None = None
     person: Person | None = None
     ask: Ask | None = None
     retrieved: Retrieved | None = None
@@ -105,7 +107,8 @@ class Engine:
 
     def work(self, request: FeedRequest, live: LiveRelease, *, now_s: float) -> Work:
         began = self._clock()
-        return Work(request, live, now_s, began, began + self._settings.deadline_ms / 1e3)
+        deadline = began + self._settings.deadline_ms / 1e3
+        return Work(request, live, now_s, began, deadline, version=live.version)
 
     def make(self, work: Work) -> bytes | None:
         """The whole feed, as far as the deadline allows; None where it was answered meanwhile."""
@@ -114,137 +117,109 @@ class Engine:
         if self._clock() >= work.deadline:
             return self.make_late(work)
         with self._measured("person"):
-            person, ask = work.person, work.ask = self._read(work)
+            basis = work.basis = self._read(work)
+            person, ask = work.person, work.ask = self._made_of(work, basis)
         served = work.live.served
         with self._measured("retrieve"):
             work.retrieved = retrieve(served, person, ask)
         if ask.everybodys == LATEST:
-            return self._answer(work, in_retrieval_order(served, person, work.retrieved, ask))
+            slate = in_retrieval_order(served, person, work.retrieved, ask)
+            return self._answer(work, basis, slate)
         if self._clock() + self._ranking_s >= work.deadline:
             return self.make_late(work)
         began = self._clock()
         with self._measured("rank"):
             slate = rank(served, person, work.retrieved, ask)
         self._ranking_s += _RECENT * (self._clock() - began - self._ranking_s)
-        return self._answer(work, slate)
+        return self._answer(work, basis, slate)
 
     def make_late(self, work: Work) -> bytes | None:
         """What can be answered at once: the order of stage one, or what most people touched."""
-        served, person, ask, retrieved = work.live.served, work.person, work.ask, work.retrieved
-        left_out = RANKER_LATE
-        if person is None or ask is None or retrieved is None:
-            left_out, person, ask = RETRIEVAL_LATE, served.anonymous, self._asked(work, _NOBODY)
+        served, basis, person, ask = work.live.served, work.basis, work.person, work.ask
+        retrieved, left_out = work.retrieved, RANKER_LATE
+        if basis is None or person is None or ask is None or retrieved is None:
+            left_out, basis = RETRIEVAL_LATE, Basis(work.request, work.request_id, work.now_s)
+            person, ask = self._made_of(work, basis)
             retrieved = retrieve(served, person, ask)
         slate = in_retrieval_order(served, person, retrieved, ask)
-        return self._answer(work, slate, left_out)
+        return self._answer(work, basis, slate, left_out)
 
     # What is known
 
-    def _read(self, work: Work) -> tuple[Person, Ask]:
-        user_id = work.request.user_id
-        known, later, seen = _NOBODY, None, frozenset()
-        if user_id is not None and work.request.mode == "personal":
-            try:
-                known = self._people.get(user_id)
-                later, seen = self._store.history(user_id), self._store.seen(user_id)
-            except StoreError:
-                work.degraded.append(STORE_DOWN)
-                later = _told_by_client(work.request, work.now_s)
-        return self._person(work, known, later), self._asked(work, known, seen)
-
-    def _person(self, work: Work, known: KnownUser, later: History | None) -> Person:
-        live, user_id = work.live, work.request.user_id
-        if user_id is None or later is None or known.is_erased:
-            return live.served.anonymous
-        if STORE_DOWN in work.degraded:
-            # Whether they were erased can't be told: what the release knows is not read.
-            return replace(live.served.anonymous, past=live.past_of(later))
-        past = live.past_of(later)
+    def _read(self, work: Work) -> Basis:
+        request, basis = work.request, Basis(work.request, work.request_id, work.now_s)
+        if request.user_id is None or request.mode != "personal":
+            return basis
         try:
-            person = live.person(user_id, past, known.fields)
-        except DataError:
-            # They were put under a release whose columns were others.
+            basis = replace(basis, known=self._people.get(request.user_id))
+            later, seen = self._store.history(request.user_id), self._store.seen(request.user_id)
+            return replace(basis, later=later, seen=seen)
+        except StoreError:
+            work.degraded.append(STORE_DOWN)
+            return replace(basis, later=_told_by_client(request, work.now_s), is_told=True)
+
+    def _made_of(self, work: Work, basis: Basis) -> tuple[Person, Ask]:
+        person, is_whole = person_of(basis, work.live)
+        if not is_whole:
             work.degraded.append(USER_FEATURES)
-            person = live.person(user_id, past, {})
-        if person.row == len(live.served.users):
+        if basis.is_by_release and person.row == len(work.live.served.users):
             self._metrics.unknown_ids.labels("user").inc()
-        return person
-
-    def _asked(self, work: Work, known: KnownUser, seen: frozenset[str] = frozenset()) -> Ask:
-        request, live = work.request, work.live
-        now_s = work.now_s if request.context.time_s is None else request.context.time_s
-        rules = [*live.rules(work.now_s)]
-        blocked = known.fields.get(BLOCKED_ITEMS, [])
-        for reason, ids in ((SEEN, seen), (DENIED, request.deny), (BLOCKED, blocked)):
-            if len(ids):
-                rules.append(among(reason, self._known_rows(live, list(ids))))
-        if muted := known.fields.get(MUTED_VALUES):
-            rules.append(live.muted(muted))
-        return Ask(
-            k=request.limit,
-            now_s=now_s,
-            rules=tuple(rules),
-            allowed=None if request.allow is None else self._known_rows(live, request.allow),
-            everybodys=LATEST if request.mode == "latest" else POPULAR,
-            policy=self._settings.policy,
-            request_id=work.request_id,
-            all_heads=request.debug,
-        )
-
-    def _known_rows(self, live: LiveRelease, item_ids: list[str]) -> Any:
-        rows = live.rows_of(item_ids)
-        is_known = rows != UNKNOWN
-        if not is_known.all():
-            self._metrics.unknown_ids.labels("item").inc(int((~is_known).sum()))
-        return rows[is_known]
+        ask, n_unknown = ask_of(basis, work.live, self._settings.policy)
+        if n_unknown:
+            self._metrics.unknown_ids.labels("item").inc(n_unknown)
+        return person, ask
 
     # The answer
 
-    def _answer(self, work: Work, slate: Slate, *left_out: str) -> bytes | None:
+    def _answer(self, work: Work, basis: Basis, slate: Slate, *left_out: str) -> bytes | None:
         if not work.close():
             return None
         work.degraded += left_out
         with self._measured("answer"):
             served = work.live.served
             weights = weights_of(served, slate.person)
-            slots = [_slot(slot) for slot in slate.slots]
             answer = {
                 "request_id": work.request_id,
                 "release_id": work.live.release_id,
                 "mode": _mode(work.request, slate),
                 "degraded": work.degraded,
-                "slots": slots,
+                "slots": [slot_line(slot) for slot in slate.slots],
             }
             if work.request.debug:
                 answer["debug"] = _funnel(slate, weights, self._settings.policy)
-            self._write_down(work, slate, weights)
+            self._write_down(work, basis, slate)
             self._count(work, slate)
             return encoded(answer)
 
-    def _write_down(self, work: Work, slate: Slate, weights: Mapping[str, float]) -> None:
-        slots = [
-            {**_slot(slot), "by_value": slot.by_value, "heads": _heads(slot)}
-            for slot in slate.slots
-        ]
-        for slot in slots:
-            del slot["title"]
-        logged = {
-            "surface": work.request.surface,
-            "weights": weights,
-            "policy": self._settings.policy.to_json(),
-            "slots": slots,
-        }
+    def _write_down(self, work: Work, basis: Basis, slate: Slate) -> None:
+        line = slate_line(
+            work.live.served, slate, self._settings.policy,
+            surface=work.request.surface, degraded=work.degraded,
+        )  # fmt: skip
+        record = SlateRecord(
+            work.request_id, work.request.user_id, work.now_s, work.live.release_id, encoded(line),
+            self._sampled(work, basis, slate),
+        )  # fmt: skip
         try:
-            is_kept = self._store.log_slate(
-                SlateRecord(
-                    work.request_id, work.request.user_id, work.now_s, work.live.release_id,
-                    encoded(logged),
-                )
-            )  # fmt: skip
+            is_kept = self._store.log_slate(record)
         except StoreError:
             is_kept = False
         if not is_kept:
             self._metrics.lost_slates.inc()
+
+    def _sampled(self, work: Work, basis: Basis, slate: Slate) -> bytes | None:
+        """What the slate was made from, of a share of the requests."""
+        if not is_sampled(work.request_id, self._settings.sample_features):
+            return None
+        sample = sample_of(basis, work.live, slate)
+        if work.version % 2 or work.version != work.live.version:
+            # Items came or went meanwhile: rules, index and sample may not say the same.
+            outcome, packed = "items_changed", None
+        else:
+            packed = encode_sample(sample)
+            outcome = "too_large" if packed is None else "kept"
+        self._metrics.samples.labels(outcome).inc()
+        return packed
 
     def _count(self, work: Work, slate: Slate) -> None:
         metrics = self._metrics
@@ -281,27 +256,6 @@ def _mode(request: FeedRequest, slate: Slate) -> str:
     return request.mode
 
 
-def _slot(slot: Slot) -> dict[str, Any]:
-    return {
-        "position": slot.position,
-        "item_id": slot.item_id,
-        "kind": "organic",
-        "title": slot.title,
-        "score": slot.value,
-        "source": slot.source,
-        "reason": slot.reason,
-        "propensity": slot.propensity,
-    }
-
-
-def _heads(slot: Slot) -> dict[str, float | None]:
-    """What was predicted; nothing where the ranker was not asked."""
-    if slot.p_engaged is None:
-        return {}
-    heads = {"engaged": slot.p_engaged, "liked": slot.p_like, "rating": slot.rating, **slot.actions}
-    return {name: one for name, one in heads.items() if one is not None}
-
-
 def _funnel(slate: Slate, weights: Mapping[str, float], policy: Policy) -> dict[str, Any]:
     """How many came and went, and what each slot's score was made of."""
     retrieved, selected = slate.retrieved, slate.selected
@@ -317,5 +271,5 @@ def _funnel(slate: Slate, weights: Mapping[str, float], policy: Policy) -> dict[
         "drawn_from": selected.n_pool,
         "by_value": [slot.by_value for slot in slate.slots],
         "weights": dict(weights),
-        "heads": [_heads(slot) for slot in slate.slots],
+        "heads": [heads_of(slot) for slot in slate.slots],
     }

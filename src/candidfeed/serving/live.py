@@ -54,6 +54,8 @@ class LiveRelease:
         n = served.n_items
         # Replaced as a whole: a request reads what was before a change, or after it.
         self.changes = Changes(np.zeros(n, bool), np.full(n, np.inf))
+        # Odd while a change is taken in: rules and index may then say different things.
+        self.version = 0
 
     @property
     def release_id(self) -> str:
@@ -70,6 +72,7 @@ class LiveRelease:
         rows = self.rows_of([one.id for one in changes])
         pairs = zip(rows.tolist(), changes, strict=True)
         put = [one for row, one in pairs if self._is_new(row) and self._says_what(one.fields)]
+        self.version += 1
         added = served.newcomers.put(self._newcomers(put))
         rows = self.rows_of([one.id for one in changes])
         n_more = served.n_items + len(served.newcomers) - len(before.is_gone)
@@ -89,6 +92,7 @@ class LiveRelease:
         served.index.remove(np.flatnonzero(is_gone & ~was_gone))
         added = np.unique(added)
         served.index.add(added, served.vectors_of(added))
+        self.version += 1
 
     def _is_new(self, row: int) -> bool:
         return row == UNKNOWN or row >= self.served.n_items

@@ -23,6 +23,8 @@ class Metrics:
         non_finite: candidates whose score was NaN or infinite.
         events: by `outcome`.
         lost_slates: answers that could not be written down.
+        samples: feeds that were drawn to be made again, by `outcome` (`kept`, `too_large`,
+            `items_changed` while they were made).
         releases: releases put in force, and those that could not be (`outcome`).
         release_loaded_s: when the release in force was loaded, seconds since 1970.
         retrains: by `outcome` (`published`, `refused` by the gate, `failed`).
@@ -55,6 +57,7 @@ class Metrics:
         self.non_finite = counted("non_finite_scores", "Candidates without a finite score")
         self.events = counted("events", "Events by what became of them", "outcome")
         self.lost_slates = counted("lost_slates", "Answers that could not be written down")
+        self.samples = counted("samples", "Feeds drawn to be replayed, or not kept", "outcome")
         self.releases = counted("release_loads", "Releases that were loaded, or not", "outcome")
         self.release_loaded_s = Gauge(
             "candidfeed_release_loaded_timestamp_seconds",

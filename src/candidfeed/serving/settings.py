@@ -20,6 +20,7 @@ class ServeSettings:
         watch_s: how often the pointer of the releases is looked at.
         max_future_s: how far ahead of our clock the time of an event may be.
         policy: what slates keep to beside values.
+        sample_features: share of the feeds, 0 to 1, of which all is kept that they were made from.
     """
 
     deadline_ms: float = 150.0
@@ -32,9 +33,14 @@ class ServeSettings:
     watch_s: float = 1.0
     max_future_s: float = 300.0
     policy: Policy = DEFAULT_POLICY
+    sample_features: float = 0.01
 
     def __post_init__(self) -> None:
         for field in fields(self):
             came = getattr(self, field.name)
-            if field.name != "policy" and not came > 0:
+            if field.name not in ("policy", "sample_features") and not came > 0:
                 raise ConfigError(f"{field.name}: expected a number above 0, came {came}")
+        if not 0 <= self.sample_features <= 1:
+            raise ConfigError(
+                f"sample_features: expected a share from 0 to 1, came {self.sample_features}"
+            )

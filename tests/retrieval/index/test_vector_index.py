@@ -204,6 +204,17 @@ class TestEveryIndex:
         index.add(best, world()[best])
         assert (index.search(query, 1).rows.tolist(), len(index)) == (best.tolist(), 3_000)
 
+    def test_reset_forgets_what_was_added_and_removed(self, index: VectorIndex) -> None:
+        query = users()[0]
+        before = index.search(query, 20)
+        index.add(np.array([70_000]), query[None] * 900)
+        index.remove(before.rows[:3])
+        index.reset()
+        again = index.search(query, 20)
+        np.testing.assert_array_equal(again.rows, before.rows)
+        np.testing.assert_array_equal(again.scores, before.scores)
+        assert len(index) == 3_000
+
     @pytest.mark.parametrize(
         ("rows", "n", "message"),
         [

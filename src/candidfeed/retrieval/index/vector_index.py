@@ -77,6 +77,7 @@ class VectorIndex:
 
     def __init__(self, parts: IndexParts) -> None:
         self.base, self.report, self._snapshot = parts.base, parts.report, parts.snapshot
+        self._first = parts.snapshot
         self._writer = threading.Lock()
 
     @staticmethod
@@ -228,6 +229,11 @@ class VectorIndex:
             n_before = len(self)
             self._snapshot = self._snapshot_without(gone)
             return n_before - len(self)
+
+    def reset(self) -> None:
+        """Forget what was added and removed since the index was made or loaded."""
+        with self._writer:
+            self._snapshot = self._first
 
     def _snapshot_without(self, rows: NDArray[np.int64]) -> Snapshot:
         now = self._snapshot

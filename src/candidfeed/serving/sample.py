@@ -1,0 +1,194 @@
+"""What is kept of a share of the feeds to make them again: all that they were made from.
+
+Of these, `SlateRecord.features` holds JSON, compressed by zlib. It goes with the user when they
+are erased, like all of the record.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candidfeed.errors import DataError
+from candidfeed.feed.served import Floats, Rows, Served
+from candidfeed.feed.slate import Slate
+from candidfeed.ranking.inputs import DENSE_FEATURES
+from candidfeed.serving.basis import Basis
+from candidfeed.serving.live import EXPIRES, LiveRelease
+from candidfeed.serving.people import KnownUser
+from candidfeed.serving.wire import FeedRequest
+from candidfeed.store.history import History
+from candidfeed.store.records import RECORD_BYTES, Change
+
+_FORMAT: Final = 1
+# What comes out is at most this: a record that grows beyond was not made by us.
+_MOST_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True)
+class ItemChanges:
+    """What had changed of a release's items.
+
+    Attributes:
+        newcomers: items that the release does not hold, in the order of their rows: id, when it
+            came, in seconds since 1970, and what was put of it.
+        gone: deleted items.
+        expires_s: of items that expire.
+    """
+
+    newcomers: tuple[tuple[str, float, Mapping[str, Any]], ...]
+    gone: tuple[str, ...]
+    expires_s: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Read:
+    """What the ranker read of the slots.
+
+    Attributes:
+        user_row: the number of users for one that the release does not know.
+        item_rows: int32 [n].
+        dense: float32 [n, len(names)].
+    """
+
+    user_row: int
+    item_rows: Rows
+    names: tuple[str, ...]
+    dense: Floats
+
+
+@dataclass(frozen=True)
+class Sample:
+    """
+    Attributes:
+        read: None where the ranker was not asked.
+    """
+
+    basis: Basis
+    items: ItemChanges
+    read: Read | None
+
+
+def is_sampled(request_id: str, share: float) -> bool:
+    """The same for the same request, whoever asks, and apart from what is drawn by its id."""
+    digest = hashlib.blake2b(request_id.encode(), digest_size=8, person=b"sample").digest()
+    return int.from_bytes(digest) < share * 2**64
+
+
+def sample_of(basis: Basis, live: LiveRelease, slate: Slate) -> Sample:
+    """Of a feed that was made from this just now."""
+    read = None
+    if slate.dense is not None:
+        rows = live.rows_of([str(slot.item_id) for slot in slate.slots])
+        read = Read(slate.person.row, rows, DENSE_FEATURES, slate.dense)
+    return Sample(basis, _changed(live), read)
+
+
+def encode_sample(sample: Sample) -> bytes | None:
+    """None where it is more than a record may hold."""
+    basis, read = sample.basis, sample.read
+    request = basis.request.model_dump(mode="json", exclude_defaults=True, exclude={"history"})
+    content = {
+        "format": _FORMAT,
+        "request": request,
+        "request_id": basis.request_id,
+        "now_s": basis.now_s,
+        "known": asdict(basis.known),
+        "later": None if basis.later is None else asdict(basis.later),
+        "seen": sorted(basis.seen),
+        "is_told": basis.is_told,
+        "items": asdict(sample.items),
+        "read": None if read is None else _read_json(read),
+    }
+    packed = zlib.compress(json.dumps(content, separators=(",", ":")).encode())
+    return packed if len(packed) <= RECORD_BYTES else None
+
+
+def decode_sample(packed: bytes) -> Sample:
+    """
+    Raises:
+        DataError: this is not what `encode_sample` gave.
+    """
+    try:
+        unpacking = zlib.decompressobj()
+        content = json.loads(unpacking.decompress(packed, _MOST_BYTES))
+        if content["format"] != _FORMAT:
+            raise DataError(f"sample: of format {content['format']}, not {_FORMAT}")
+        later, read = content["later"], content["read"]
+        basis = Basis(
+            request=FeedRequest.model_validate(content["request"]),
+            request_id=content["request_id"],
+            now_s=content["now_s"],
+            known=KnownUser(**content["known"]),
+            later=None
+            if later is None
+            else History(**{name: tuple(later[name]) for name in later}),
+            seen=frozenset(content["seen"]),
+            is_told=content["is_told"],
+        )
+        items = content["items"]
+        return Sample(
+            basis,
+            ItemChanges(
+                newcomers=tuple((one, born_s, put) for one, born_s, put in items["newcomers"]),
+                gone=tuple(items["gone"]),
+                expires_s=items["expires_s"],
+            ),
+            None if read is None else _read_of(read),
+        )
+    except (zlib.error, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"sample: can't be read ({type(error).__name__}: {error})") from error
+
+
+def as_it_was(served: Served, items: ItemChanges) -> LiveRelease:
+    """The release with its items as they were then; what was taken in before is forgotten."""
+    served.index.reset()
+    served.newcomers.reset()
+    live = LiveRelease(served)
+    live.follow(Change(0, one, dict(put), born_s) for one, born_s, put in items.newcomers)
+    # What was put of a newcomer may have named an end that it no longer has.
+    ends: dict[str, dict[str, Any]] = {one: {} for one, _, _ in items.newcomers}
+    ends |= {one: {EXPIRES: expires_s} for one, expires_s in items.expires_s.items()}
+    live.follow(Change(0, one, fields, 0.0) for one, fields in ends.items())
+    live.follow(Change(0, one, None, 0.0) for one in items.gone)
+    return live
+
+
+def _changed(live: LiveRelease) -> ItemChanges:
+    changes, served = live.changes, live.served
+    expiring = np.empty(0, np.intp)
+    if changes.n_expiring:
+        expiring = np.flatnonzero(np.isfinite(changes.expires_s))
+
+    def named(places: NDArray[np.intp]) -> list[str]:
+        return [str(one) for one in served.ids_of(places.astype(np.int32))]
+
+    return ItemChanges(
+        newcomers=tuple(
+            (str(one.item_id), one.born_s, one.fields) for one in served.newcomers.items
+        ),
+        gone=tuple(named(np.flatnonzero(changes.is_gone))),
+        expires_s=dict(zip(named(expiring), changes.expires_s[expiring].tolist(), strict=True)),
+    )
+
+
+def _read_json(read: Read) -> dict[str, Any]:
+    # The shortest text of each float32: read again it is the same one.
+    dense = [[float(str(one)) for one in row] for row in read.dense]
+    return {
+        "user_row": read.user_row,
+        "item_rows": read.item_rows.tolist(),
+        "names": read.names,
+        "dense": dense,
+    }
+
+
+def _read_of(read: Mapping[str, Any]) -> Read:
+    rows, names = np.array(read["item_rows"], np.int32), tuple(read["names"])
+    dense = np.array(read["dense"], np.float32).reshape(len(rows), len(names))
+    return Read(read["user_row"], rows, names, dense)
