@@ -11,6 +11,7 @@ world. The target on 2 cores, a million items: p50 2.5 ms, ready within 4 s, 1.2
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -80,7 +81,8 @@ def figures(taken: list[tuple[float, float]]) -> dict[str, float]:
 def asked(served: Served, people: list[Person]) -> list[tuple[float, float]]:
     now_s = float(np.nanmax(served.pasts.times_s, initial=0.0))
     taken: list[tuple[float, float]] = []
-    ask = pipeline.Ask(k=K, now_s=now_s)
+    # As the service asks.
+    ask = pipeline.Ask(k=K, now_s=now_s, all_heads=False)
     recommend = clocked(pipeline.recommend, taken)
     for person in people:
         recommend(served, person, ask)
@@ -106,6 +108,8 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="few requests")
     parser.add_argument("--release", type=Path, help="a release; else a small one is built")
     chosen = parser.parse_args()
+    # As `candidfeed serve`: XLA asks for it when it first computes.
+    os.environ.setdefault("NPROC", "1")
     with tempfile.TemporaryDirectory() as scratch:
         release = chosen.release or small_release(Path(scratch))
         start = time.perf_counter()

@@ -1,14 +1,17 @@
 """Events over HTTP: each is looked at by itself, acknowledged once it is on disk, counted once."""
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.conftest import item_id, user_id
-from tests.serving.conftest import Running, Start, event
+from tests.serving.conftest import Running, Start, event, running
+from tests.store.test_sqlite import fill
 
 from candidfeed.errors import DataError
 from candidfeed.serving.events import event_of
@@ -110,3 +113,39 @@ def test_too_many_events_of_one_key_have_to_wait(start: Start) -> None:
     refused = one.client.post("/v1/events", json={"events": [event("r", 1, 1)] * 5})
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate")
     assert int(refused.headers["retry-after"]) in range(1, 6)
+
+
+def test_a_full_disk_refuses_events_says_why_serves_on_and_recovers(
+    tiny_release: Path, small_disk: Callable[[int], Path]
+) -> None:
+    folder = small_disk(2_048)
+    with running(tiny_release, folder) as one:
+        kept = [f"before {n}" for n in range(50)]
+        assert one.send(*(event(name, "ann", item_id(3)) for name in kept))["accepted"] == 50
+        filler = fill(folder)
+        refused: list[list[str]] = []
+        for n in range(1_000):
+            names = [f"{n} {k} {'x' * 500}" for k in range(40)]
+            batch = {"events": [event(name, "bob", item_id(4)) for name in names]}
+            answer = one.client.post("/v1/events", json=batch)
+            if answer.status_code == 200:
+                kept += names
+                continue
+            assert answer.status_code == 503
+            assert int(answer.headers["Retry-After"]) >= 1
+            assert "full" in answer.json()["error"]["message"]
+            refused.append(names)
+            if len(refused) == 3:
+                break
+        assert len(refused) == 3
+        # What waits for the disk keeps nobody from a feed.
+        assert one.feed(user_id(3))["mode"] == "personal"
+        assert "full" in one.client.get("/readyz").json()["store"]
+        filler.unlink()
+        for names in refused:
+            sent = one.send(*(event(name, "bob", item_id(4)) for name in names))
+            assert sent["accepted"] == 40
+            kept += names
+        assert one.client.get("/readyz").json()["store"] == "ok"
+    with open_store(str(folder / "store.db"), read_only=True) as store:
+        assert [one.event_id for _, one in store.events_after(0, 100_000)] == kept

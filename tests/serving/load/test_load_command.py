@@ -158,7 +158,7 @@ def test_a_feed_of_nothing_is_told_before_the_load(typed: Typed, served: Any) ->
     served.instead = lambda path, body: (200, empty)
     exit_code, _, errors = typed("load", url(served))
     assert exit_code == 2
-    assert errors == f"error: {url(served)}: the feed of user 0 is empty\n"
+    assert errors == f"error: {url(served)}: the feeds of 5 users are empty\n"
 
 
 def test_a_key_without_events_is_told_before_the_load(typed: Typed, served: Any) -> None:
