@@ -131,7 +131,7 @@ def test_the_service_imports_no_training_code(tiny_release: Path, tmp_path: Path
     script = """
 import sys
 from pathlib import Path
-from candidfeed.serving.app import make_app
+from candidfeed.serving.app import describe
 from candidfeed.serving.server import run
 from candidfeed.serving.service import Service
 from candidfeed.serving.settings import ServeSettings
@@ -139,7 +139,7 @@ from candidfeed.store.store import open_store
 store = open_store(sys.argv[2])
 with Service.open(Path(sys.argv[1]), store, ServeSettings(), with_keys=False) as service:
     service.start()
-    make_app(service).openapi()
+    describe(service).openapi()
 heavy = {"keras", "keras_rs", "tensorflow", "torch", "sklearn", "implicit", "pandas"}
 print(sorted(heavy & {name.split(".")[0] for name in sys.modules}))
 """

@@ -1,5 +1,6 @@
 """The routes: HTTP on one side, the parts of the service on the other."""
 
+from collections.abc import Callable
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
@@ -8,13 +9,24 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from candidfeed import __version__
 from candidfeed.errors import DataError, StoreBusyError, StoreError
 from candidfeed.serving import admin, events, feed
-from candidfeed.serving.http import SCHEMAS, Measured, Refusal, allowed, answered, declared, problem
+from candidfeed.serving.http import (
+    SCHEMAS,
+    AtOnce,
+    Measured,
+    Refusal,
+    allowed,
+    answered,
+    declared,
+    problem,
+)
 from candidfeed.serving.service import Service
 from candidfeed.serving.wire import (
     Alive,
@@ -29,17 +41,32 @@ from candidfeed.serving.wire import (
 )
 
 _ABOUT: Final = "Events in, feed out. Answers are JSON; errors say what is wrong and what to do."
+# What is asked most, of routes that take no more than the request.
+_AT_ONCE: Final = ("/v1/feed", "/v1/events")
+# Errors of which is told what is wrong.
+_TOLD: Final = (Refusal, WireError, RequestValidationError, DataError, StoreError)
 # Bodies that the routes read by themselves.
 _BODIES: Final[tuple[type[BaseModel], ...]] = (FeedRequest, ItemFields, UserFields, NewKey)
 
 
-def make_app(service: Service) -> FastAPI:
+def make_app(service: Service) -> ASGIApp:
     """The service over HTTP; `service` is started and closed by whoever made it."""
+    app = describe(service)
+    told, unexpected = _told(service), _unexpected(service)
+    at_once: dict[tuple[str, str], ASGIApp] = {
+        ("POST", route.path): ServerErrorMiddleware(AtOnce(route, told, _TOLD), unexpected)
+        for route in app.routes
+        if isinstance(route, Route) and route.path in _AT_ONCE
+    }
+    return Measured(app, service, at_once)
+
+
+def describe(service: Service) -> FastAPI:
+    """All routes, with their description."""
     # The page's scripts come from here, not from another host.
     app = FastAPIOffline(
         title="candidfeed", version=__version__, description=_ABOUT, redoc_url=None
     )
-    app.add_middleware(Measured, service=service)
     for routes in (feed, events, admin):
         routes.add_routes(app, service)
     _add_health(app, service)
@@ -80,11 +107,10 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
 
 def _add_errors(app: FastAPI, service: Service) -> None:
-    def told(_: Request, error: Exception) -> Response:
-        return problem(_refusal_of(error, service))
-
-    for kind in (Refusal, WireError, RequestValidationError, DataError, StoreError):
-        app.add_exception_handler(kind, told)
+    told = _told(service)
+    for kind in _TOLD:
+        app.add_exception_handler(kind, lambda _, error: told(error))
+    app.add_exception_handler(Exception, _unexpected(service))
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
@@ -93,14 +119,21 @@ def _add_errors(app: FastAPI, service: Service) -> None:
             answer.headers["Allow"] = ", ".join(_methods(app, request))
         return answer
 
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> Response:
+
+def _told(service: Service) -> Callable[[Exception], Response]:
+    return lambda error: problem(_refusal_of(error, service))
+
+
+def _unexpected(service: Service) -> Callable[[Request, Exception], Response]:
+    def told(request: Request, error: Exception) -> Response:
         service.journal.write(
             "unexpected error",
             route=getattr(request.scope.get("route"), "path", None),
             error=f"{type(error).__name__}: {error}",
         )
         return problem(Refusal(500, "bug", "an error that should not be; the log has more"))
+
+    return told
 
 
 def _refusal_of(error: Exception, service: Service) -> Refusal:

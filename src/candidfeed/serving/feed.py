@@ -1,6 +1,5 @@
 """Routes that answer: a feed, items like an item, and why a slot was shown."""
 
-import asyncio
 import json
 import time
 from typing import Annotated, Any
@@ -90,11 +89,13 @@ def add_routes(app: FastAPI, service: Service) -> None:
 async def _feed(service: Service, bearer: Bearer, asked: FeedRequest) -> Response:
     of_user(bearer, asked.user_id)
     work = service.engine.work(asked, _live(service), now_s=time.time())
-    making = service.workers.start(lambda: service.engine.make(work))
-    await asyncio.wait([making], timeout=service.settings.deadline_ms / 1e3)
-    made = None if making.done() else service.engine.make_late(work)
-    # One of the two answers: where this one came too late, the other has just done it.
-    return answered(made or await making or b"")
+    # One of the two answers: where the late one comes too late, the other has just done it.
+    made = await service.workers.first(
+        lambda: service.engine.make(work),
+        lambda: service.engine.make_late(work),
+        after_s=service.settings.deadline_ms / 1e3,
+    )
+    return answered(made or b"")
 
 
 def _live(service: Service) -> LiveRelease:

@@ -57,7 +57,8 @@ def run(service: Service, listening: socket.socket, ready: Callable[[str], None]
     gc.freeze()
     config = uvicorn.Config(
         make_app(service), loop="uvloop", http="httptools", ws="none", lifespan="off",
-        log_config=None, access_log=False, server_header=False, backlog=_BACKLOG,
+        log_config=None, access_log=False, server_header=False, proxy_headers=False,
+        backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
     )  # fmt: skip
     # The server hands the signal on once it has ended: all parts must still be closed then.
