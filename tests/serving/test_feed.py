@@ -273,7 +273,6 @@ def test_what_was_put_of_a_user_and_fits_no_release_is_left_out_and_told(start: 
     assert refused.json()["error"]["message"].startswith("job: expected a category, came {")
     # As if a release came that reads this column in another way.
     one.service.store.put_user(user_id(3), {"job": {"no": "category"}}, 1.0)
-    one.service.people.forget()
     after = one.feed(user_id(3), **asked_at())
     assert after["degraded"] == ["user_features"]
     assert after["slots"] == before["slots"]

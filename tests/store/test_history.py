@@ -5,8 +5,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from candidfeed.store.database import Row
-from candidfeed.store.history import HistoryCache
+from candidfeed.store.history import HistoryCache, Loaded
 from candidfeed.store.records import Event
 
 
@@ -24,14 +23,15 @@ class Log:
         self.events.append((cursor, event))
         return [(cursor, event)]
 
-    def load(self, user_id: str, limit: int) -> list[Row]:
+    def load(self, user_id: str, limit: int) -> Loaded:
         self.n_loads += 1
         rows = sorted(
             ((one.time_s, cursor, one) for cursor, one in self.events if one.user_id == user_id),
             reverse=True,
         )[:limit]
         self.while_loading()
-        return [(cursor, one.item_id, one.kind, one.value, at) for at, cursor, one in rows]
+        events = [(cursor, one.item_id, one.kind, one.value, at) for at, cursor, one in rows]
+        return Loaded(events, {}, is_erased=False)
 
     def cache(self, *, n_history: int = 4, n_seen: int = 6, n_events: int = 10_000) -> HistoryCache:
         return HistoryCache(self.load, n_history=n_history, n_seen=n_seen, n_events=n_events)
@@ -127,9 +127,9 @@ def test_a_history_is_that_of_the_log_whatever_happens(
     cache.add(late[::-1])
     cache.add(late)
     for user in "uvw":
-        rows = log.load(user, 4)
+        rows = log.load(user, 4).events
         history = cache.get(user).history
         assert history.item_ids == tuple(row[1] for row in reversed(rows))
         assert history.times_s == tuple(row[4] for row in reversed(rows))
-        latest = {row[1] for row in log.load(user, 6)}
+        latest = {row[1] for row in log.load(user, 6).events}
         assert latest <= cache.get(user).seen

@@ -34,6 +34,10 @@ def serve(
         float, typer.Option(min=1, help="After so long a feed is answered with what there is.")
     ] = 150.0,
     workers: Annotated[int, typer.Option(min=1, help="Threads that make feeds.")] = 2,
+    processes: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that make feeds; each more takes memory of its own."),
+    ] = 1,
     waiting: Annotated[
         int, typer.Option(min=1, help="Feeds that may wait; more are refused at once.")
     ] = 32,
@@ -108,6 +112,7 @@ def serve(
     chosen = ServeSettings(
         deadline_ms=deadline_ms,
         n_workers=workers,
+        n_processes=processes,
         n_waiting=waiting,
         requests_per_s=requests_per_s,
         burst=2 * requests_per_s,

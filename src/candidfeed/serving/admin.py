@@ -88,7 +88,6 @@ def _add_users(app: FastAPI, service: Service) -> None:
             await _off_loop(lambda: live.muted(muted))
         if not await _off_loop(lambda: service.store.put_user(user_id, fields, time.time())):
             raise Refusal(403, "erased", "user_id: this user was erased")
-        service.people.forget()
         return answered(Done())
 
     @app.delete("/v1/users/{user_id}", **declared(Erased, *_REFUSALS), tags=["users"])
@@ -96,7 +95,6 @@ def _add_users(app: FastAPI, service: Service) -> None:
         """Erase a user: gone from serving at once, from a release with the next build."""
         allowed(service, request, "admin")
         erasure = await _off_loop(lambda: service.store.delete_user(user_id, time.time()))
-        service.people.forget()
         if service.keys is not None:
             await _off_loop(service.keys.refresh)
         service.journal.write("user erased", user=service.journal.veiled(user_id))

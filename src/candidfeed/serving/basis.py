@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from candidfeed.data.vocabulary import UNKNOWN
 from candidfeed.errors import DataError
@@ -12,7 +12,6 @@ from candidfeed.feed.policy import Policy
 from candidfeed.feed.served import Person, Rows
 from candidfeed.feed.slate import Slate
 from candidfeed.serving.live import LiveRelease
-from candidfeed.serving.people import KnownUser
 from candidfeed.serving.wire import FeedRequest
 from candidfeed.store.history import History
 
@@ -25,6 +24,20 @@ USER_FEATURES: Final = "user_features"
 BLOCKED_ITEMS: Final = "blocked_items"
 # Likewise those with one of these values, by column.
 MUTED_VALUES: Final = "muted"
+
+
+@dataclass(frozen=True)
+class KnownUser:
+    """
+    Attributes:
+        fields: what was put of them; empty where nothing was.
+        is_erased: nothing of them may be read any more, in the release neither.
+    """
+
+    fields: Mapping[str, Any]
+    is_erased: bool
+
+
 NOBODY: Final = KnownUser({}, is_erased=False)
 
 

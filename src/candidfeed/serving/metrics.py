@@ -30,6 +30,8 @@ class Metrics:
         retrains: by `outcome` (`published`, `refused` by the gate, `failed`).
         retrained_s: when the schedule last published a release, seconds since 1970.
         in_flight: feeds that wait or are made.
+        makers: processes beside the first that make feeds of the release in force.
+        lost_makers: those that ended, or were silent.
     """
 
     def __init__(self) -> None:
@@ -71,6 +73,9 @@ class Metrics:
         self.in_flight = Gauge(
             "candidfeed_feeds_in_flight", "Feeds that wait or are made", registry=registry
         )
+
+        self.makers = Gauge("candidfeed_makers", "Processes that make feeds too", registry=registry)
+        self.lost_makers = counted("lost_makers", "Processes that made feeds and ended")
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

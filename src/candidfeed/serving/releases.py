@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +12,9 @@ from candidfeed.release.bundle import read_release
 from candidfeed.release.storage import pointer_of
 from candidfeed.serving.journal import Journal
 from candidfeed.serving.live import LiveRelease
+from candidfeed.serving.makers import Makers
 from candidfeed.serving.metrics import Metrics
+from candidfeed.store.records import Change
 from candidfeed.store.store import Store
 
 _PAGE: Final = 10_000
@@ -29,10 +31,16 @@ class Releases:
     """
 
     def __init__(
-        self, folder: Path, store: Store, metrics: Metrics, journal: Journal, policy: Policy
+        self,
+        folder: Path,
+        store: Store,
+        metrics: Metrics,
+        journal: Journal,
+        policy: Policy,
+        makers: Makers,
     ) -> None:
         self._folder, self._store, self._policy = folder, store, policy
-        self._metrics, self._journal = metrics, journal
+        self._metrics, self._journal, self._makers = metrics, journal, makers
         self.live: LiveRelease | None = None
         self._tried = b""
         self._cursor = 0
@@ -55,6 +63,7 @@ class Releases:
             self._cursor = 0
             self._follow(live)
             self.live = live
+        self._makers.look()
         self._metrics.release_loaded_s.clear()
         self._metrics.release_loaded_s.labels(live.release_id).set_to_current_time()
         self._metrics.releases.labels("loaded").inc()
@@ -70,6 +79,28 @@ class Releases:
         with self._following:
             if self.live is not None:
                 self._follow(self.live)
+
+    def catch_up(
+        self,
+        release_id: str,
+        tell: Callable[[Sequence[Change]], None],
+        is_all: Callable[[], None],
+    ) -> None:
+        """Tell all that has changed of the items of the release in force, then that this was all.
+
+        What changes later is told to `Makers.follow`. Nothing is told of another release.
+
+        Raises:
+            StoreError: the store can't be read.
+        """
+        with self._following:
+            if self.live is None or self.live.release_id != release_id:
+                return
+            cursor = 0
+            while cursor < self._cursor and (page := self._store.items_after(cursor, _PAGE)):
+                tell(page)
+                cursor = page[-1].cursor
+            is_all()
 
     def watch(self, every_s: float, also: Callable[[], None]) -> None:
         """Look at the pointer, and at what other processes wrote, again and again until `close`.
@@ -111,4 +142,5 @@ class Releases:
     def _follow(self, live: LiveRelease) -> None:
         while page := self._store.items_after(self._cursor, _PAGE):
             live.follow(page)
+            self._makers.follow(live.release_id, page)
             self._cursor = page[-1].cursor

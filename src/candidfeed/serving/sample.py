@@ -18,9 +18,8 @@ from candidfeed.errors import DataError
 from candidfeed.feed.served import Floats, Rows, Served
 from candidfeed.feed.slate import Slate
 from candidfeed.ranking.inputs import DENSE_FEATURES
-from candidfeed.serving.basis import Basis
+from candidfeed.serving.basis import Basis, KnownUser
 from candidfeed.serving.live import EXPIRES, LiveRelease
-from candidfeed.serving.people import KnownUser
 from candidfeed.serving.wire import FeedRequest
 from candidfeed.store.history import History
 from candidfeed.store.records import RECORD_BYTES, Change

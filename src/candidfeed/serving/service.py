@@ -11,8 +11,8 @@ from candidfeed.serving.engine import Engine
 from candidfeed.serving.journal import Journal
 from candidfeed.serving.keys import FIRST_KEY, SCOPES, KeyRing
 from candidfeed.serving.limits import Buckets
+from candidfeed.serving.makers import Makers
 from candidfeed.serving.metrics import Metrics
-from candidfeed.serving.people import People
 from candidfeed.serving.releases import Releases
 from candidfeed.serving.retraining import Retraining
 from candidfeed.serving.settings import ServeSettings
@@ -32,8 +32,8 @@ class Service:
     folder: Path
     settings: ServeSettings
     store: Store
-    people: People
     keys: KeyRing | None
+    makers: Makers
     releases: Releases
     engine: Engine
     workers: Workers
@@ -54,16 +54,25 @@ class Service:
             StoreError: the store can't be read.
         """
         metrics, journal = Metrics(), Journal(clock=time.time)
-        people = People(store)
+        makers = Makers(
+            folder,
+            settings.policy,
+            metrics,
+            journal,
+            sample_share=settings.sample_features,
+            n_others=settings.n_processes - 1,
+            n_own=settings.n_workers,
+        )
         return Service(
             folder=folder,
             settings=settings,
             store=store,
-            people=people,
             keys=KeyRing(store) if with_keys else None,
-            releases=Releases(folder, store, metrics, journal, settings.policy),
-            engine=Engine(store, people, metrics, settings),
-            workers=Workers(settings.n_workers, settings.n_waiting),
+            makers=makers,
+            releases=Releases(folder, store, metrics, journal, settings.policy, makers),
+            engine=Engine(store, makers, metrics, settings),
+            # Those of other processes are waited for on threads of this one.
+            workers=Workers(settings.n_workers + settings.n_processes - 1, settings.n_waiting),
             metrics=metrics,
             journal=journal,
             request_buckets=Buckets(settings.requests_per_s, settings.burst),
@@ -85,6 +94,7 @@ class Service:
         """
         self.releases.load()
         self.releases.watch(self.settings.watch_s, self._take_in)
+        self.makers.keep(self._wanted, self.releases.catch_up)
 
     def retrain_every(
         self, every_s: float, command: Sequence[str], environment: Mapping[str, str]
@@ -106,6 +116,7 @@ class Service:
             one.close()
         self.releases.close()
         self.workers.close()
+        self.makers.close()
         self.store.close()
 
     def __enter__(self) -> "Service":
@@ -119,9 +130,12 @@ class Service:
     ) -> None:
         self.close()
 
+    def _wanted(self) -> str | None:
+        live = self.releases.live
+        return None if live is None else live.release_id
+
     def _take_in(self) -> None:
         """What other processes wrote into the store."""
-        if self.store.refresh():
-            self.people.forget()
+        self.store.refresh()
         if self.keys is not None:
             self.keys.refresh()

@@ -12,6 +12,7 @@ class ServeSettings:
     Attributes:
         deadline_ms: after so long a feed is answered with less than was planned.
         n_workers: threads that make feeds.
+        n_processes: that make feeds, this one among them; each other takes memory of its own.
         n_waiting: requests for feeds that may wait for a thread; more are refused at once.
         requests_per_s: that one API key may make, on average.
         burst: that it may make at once.
@@ -25,6 +26,7 @@ class ServeSettings:
 
     deadline_ms: float = 150.0
     n_workers: int = 2
+    n_processes: int = 1
     n_waiting: int = 32
     requests_per_s: float = 2_000.0
     burst: float = 4_000.0

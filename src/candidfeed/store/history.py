@@ -3,10 +3,10 @@
 import sys
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from candidfeed.store.database import Row
 from candidfeed.store.records import Event
@@ -31,19 +31,40 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is cached of one user: the history, with the cursor of each event, and items seen."""
+    """What is cached of one user.
+
+    Attributes:
+        cursors: of each event of the history.
+        seen: items of the latest events, further back than the history.
+        fields: what was put of them; empty where nothing was.
+        is_erased: nothing of them may be read any more, elsewhere neither.
+    """
 
     history: History
     cursors: tuple[int, ...]
     seen: frozenset[str]
+    fields: Mapping[str, Any]
+    is_erased: bool
+
+
+class Loaded(NamedTuple):
+    """What a store holds of one user.
+
+    Attributes:
+        events: (cursor, item_id, kind, value, time_s) of the latest, latest first.
+        fields, is_erased: as in `Known`.
+    """
+
+    events: list[Row]
+    fields: Mapping[str, Any]
+    is_erased: bool
 
 
 class HistoryCache:
     """The users asked for lately, kept up to date by what is committed.
 
     Args:
-        load: (cursor, item_id, kind, value, time_s) of a user's latest events, latest first, at
-            most so many.
+        load: what the store holds of a user, at most so many of their latest events.
         n_history: events of a history.
         n_seen: latest events of which the items count as seen.
         n_events: events of all cached users together.
@@ -51,7 +72,7 @@ class HistoryCache:
 
     def __init__(
         self,
-        load: Callable[[str, int], list[Row]],
+        load: Callable[[str, int], Loaded],
         *,
         n_history: int,
         n_seen: int,
@@ -112,7 +133,8 @@ class HistoryCache:
     def __len__(self) -> int:
         return len(self._users)
 
-    def _known(self, rows: Sequence[Row]) -> Known:
+    def _known(self, loaded: Loaded) -> Known:
+        rows = loaded.events
         # Popular items and kinds are the same text in many histories: held once.
         items = [sys.intern(row[1]) for row in rows]
         latest = rows[: self._n_history][::-1]
@@ -122,7 +144,8 @@ class HistoryCache:
             tuple(row[3] for row in latest),
             tuple(row[4] for row in latest),
         )
-        return Known(history, tuple(row[0] for row in latest), frozenset(items))
+        cursors = tuple(row[0] for row in latest)
+        return Known(history, cursors, frozenset(items), loaded.fields, loaded.is_erased)
 
     def _with(self, known: Known, cursor: int, event: Event) -> Known:
         """The same, with one event more where it is not there yet."""
@@ -141,7 +164,8 @@ class HistoryCache:
             self._insert(old.times_s, at, event.time_s),
         )
         seen = known.seen if item_id in known.seen else known.seen | {item_id}
-        return Known(history, self._insert(known.cursors, at, cursor), seen)
+        cursors = self._insert(known.cursors, at, cursor)
+        return replace(known, history=history, cursors=cursors, seen=seen)
 
     def _insert(self, column: tuple, at: int, value: object) -> tuple:
         return (*column[:at], value, *column[at:])[-self._n_history :]

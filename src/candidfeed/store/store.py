@@ -14,7 +14,7 @@ from candidfeed.errors import DataError, StoreError
 from candidfeed.store.database import Database
 from candidfeed.store.group import Compact, EraseUser, OtherWrite
 from candidfeed.store.group_commit import CLOSED, GROUP_SLATES, GroupCommit, Health
-from candidfeed.store.history import History, HistoryCache
+from candidfeed.store.history import History, HistoryCache, Known
 from candidfeed.store.records import (
     ApiKey,
     Change,
@@ -81,7 +81,7 @@ class Store:
         self._database = database
         self._reading = Reading(database.fetch)
         self._known = HistoryCache(
-            self._reading.user_events,
+            self._reading.about,
             n_history=settings.n_history,
             n_seen=settings.n_seen,
             n_events=settings.n_cached_events,
@@ -162,20 +162,25 @@ class Store:
 
     # Users
 
+    def about(self, user_id: str) -> Known:
+        """All that a feed reads of a user, mostly from memory; nothing of one who is not known."""
+        self._read()
+        return self._known.get(user_id)
+
     def history(self, user_id: str) -> History:
         """The user's latest events, oldest first; empty for one who is not known."""
-        self._read()
-        return self._known.get(user_id).history
+        return self.about(user_id).history
 
     def seen(self, user_id: str) -> frozenset[str]:
         """Items of the user's latest events, further back than `history`."""
-        self._read()
-        return self._known.get(user_id).seen
+        return self.about(user_id).seen
 
     def put_user(self, user_id: str, fields: Mapping[str, Any], time_s: float) -> bool:
         """Replace what is known of a user; False, and nothing kept, where they were erased."""
         encoded = _checked("user_id", user_id, fields, time_s)
-        return self._write(lambda writing: writing.put_user(user_id, encoded, time_s))
+        is_kept = self._write(lambda writing: writing.put_user(user_id, encoded, time_s))
+        self._known.forget([user_id])
+        return is_kept
 
     def user(self, user_id: str) -> Change | None:
         """The latest that is known of a user; None where nothing is."""
@@ -251,13 +256,8 @@ class Store:
 
     # The store itself
 
-    def refresh(self) -> bool:
-        """Take in what other processes wrote since the last call; needed only where they do.
-
-        Returns:
-            Whether anything is known anew of any user, whoever wrote it.
-        """
-        before = self._followed
+    def refresh(self) -> None:
+        """Take in what other processes wrote since the last call; needed only where they do."""
         events, users = self._followed
         while page := self._read().events_after(events, LARGEST_BATCH):
             events = page[-1][0]
@@ -266,8 +266,8 @@ class Store:
             users = changes[-1].cursor
             if any(change.id is None for change in changes):
                 self._known.clear()
+            self._known.forget(change.id for change in changes if change.id is not None)
         self._followed = events, users
-        return users != before[1]
 
     def compact(self) -> None:
         """Write the files anew without what was erased or replaced; others wait meanwhile."""

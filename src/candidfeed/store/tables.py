@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from candidfeed.errors import StoreError
 from candidfeed.store.database import Row, Transaction
+from candidfeed.store.history import Loaded
 from candidfeed.store.records import ApiKey, Change, Event, Outcome, SlateRecord
 
 SCHEMA_VERSION: Final = 1
@@ -63,17 +64,27 @@ class Reading:
         self._fetch = fetch
         self.secret = bytes(fetch("SELECT value FROM meta WHERE name = 'secret'")[0][0])
 
-    def user_events(self, user_id: str, limit: int) -> list[Row]:
-        """(seq, item_id, kind, value, time_s) of the user's latest events, latest first.
+    def about(self, user_id: str, limit: int) -> Loaded:
+        """All of a user, and so many of their latest events.
 
-        Of the same time, the one that came later is the later one.
+        Of the same time, the event that came later is the later one.
         """
-        return self._fetch(
-            "SELECT seq, item_id, kind, value, time_s FROM events"
-            " WHERE user_no = (SELECT user_no FROM people WHERE user_key = ?)"
-            " ORDER BY time_s DESC, seq DESC LIMIT ?",
-            (self._key(user_id), limit),
+        found = self._fetch(
+            "SELECT user_no, erased_s, fields FROM people LEFT JOIN user_fields USING (user_no)"
+            " WHERE user_key = ?",
+            (self._key(user_id),),
         )
+        if not found:
+            # Most people who ask: one question is enough.
+            return Loaded([], {}, is_erased=False)
+        user_no, erased_s, fields = found[0]
+        events = self._fetch(
+            "SELECT seq, item_id, kind, value, time_s FROM events WHERE user_no = ?"
+            " ORDER BY time_s DESC, seq DESC LIMIT ?",
+            (user_no, limit),
+        )
+        known = {} if fields is None else json.loads(fields)
+        return Loaded(events, known, is_erased=erased_s is not None)
 
     def events_after(self, cursor: int, limit: int) -> list[tuple[int, Event]]:
         """Events in the order in which they were committed, with the cursor of each."""

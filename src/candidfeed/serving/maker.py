@@ -1,0 +1,101 @@
+"""A process that makes feeds for the service that started it (`makers.py`).
+
+It reads releases, and nothing else; what it is asked comes through a pipe, and when that is closed
+it ends.
+"""
+
+import gc
+import signal
+import sys
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TypeAlias
+
+from candidfeed.errors import CandidfeedError
+from candidfeed.feed.policy import Policy
+from candidfeed.release.bundle import read_release
+from candidfeed.serving.basis import Basis
+from candidfeed.serving.live import LiveRelease
+from candidfeed.serving.making import Draft, FeedMaker
+from candidfeed.store.records import Change
+
+
+@dataclass(frozen=True)
+class Load:
+    """Have this release in memory, in the place of the one before; answered by None."""
+
+    folder: Path
+    release_id: str
+    policy: Policy
+    sample_share: float
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Take in what has changed of its items; not answered."""
+
+    changes: list[Change]
+
+
+@dataclass(frozen=True)
+class Make:
+    """Make this feed; answered by `Made`."""
+
+    basis: Basis
+    degraded: list[str]
+    left_s: float
+
+
+Message: TypeAlias = Load | Follow | Make
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Answers what could not be done."""
+
+    why: str
+
+
+def run(pipe: Connection) -> None:
+    """Until the pipe is closed."""
+    live: LiveRelease | None = None
+    maker: FeedMaker | None = None
+    while True:
+        try:
+            message: Message = pipe.recv()
+        except (EOFError, ConnectionError):
+            return
+        match message:
+            case Load():
+                try:
+                    live = _loaded(message, live)
+                except CandidfeedError as error:
+                    pipe.send(Failed(str(error)))
+                    continue
+                maker = FeedMaker(message.policy, sample_share=message.sample_share)
+                pipe.send(None)
+            case Follow():
+                assert live is not None
+                live.follow(message.changes)
+            case Make():
+                assert live is not None
+                assert maker is not None
+                draft = Draft(message.basis, live, message.degraded)
+                pipe.send(maker.make(draft, left_s=message.left_s))
+
+
+def _loaded(asked: Load, before: LiveRelease | None) -> LiveRelease:
+    live = LiveRelease(read_release(asked.folder, asked.release_id))
+    live.warm_up(asked.policy, None if before is None else before.served)
+    gc.collect()
+    gc.freeze()
+    return live
+
+
+def main() -> None:
+    """The process; its only argument is the number of the pipe's descriptor."""
+    # Both are for the process that started this one, whose end is this one's.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    run(Connection(int(sys.argv[1])))

@@ -1,0 +1,224 @@
+"""A feed from what it is made of to the bytes of its answer: pure but for a clock.
+
+It needs no store and no socket, so that any process with the release can do it.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+
+from candidfeed.feed.pipeline import (
+    LATEST,
+    POPULAR,
+    Ask,
+    in_retrieval_order,
+    rank,
+    retrieve,
+    weights_of,
+)
+from candidfeed.feed.policy import Policy
+from candidfeed.feed.served import Person
+from candidfeed.feed.slate import Retrieved, Slate
+from candidfeed.serving.basis import (
+    RANKER_LATE,
+    RETRIEVAL_LATE,
+    USER_FEATURES,
+    Basis,
+    ask_of,
+    person_of,
+)
+from candidfeed.serving.live import LiveRelease
+from candidfeed.serving.sample import encode_sample, is_sampled, sample_of
+from candidfeed.serving.slate_line import heads_of, slate_line, slot_line
+from candidfeed.serving.wire import FeedRequest, encoded
+
+# How much the latest request counts in the time that ranking takes.
+_RECENT: Final = 0.05
+
+
+@dataclass(frozen=True)
+class Made:
+    """A feed that only needs to be answered and written down; plain values alone.
+
+    Attributes:
+        answer: the body of the answer, JSON.
+        line: what is kept of the slate (`SlateRecord.slots`).
+        sample: all that it was made from, where it was drawn to be kept and could be.
+        sampled: what became of that; empty where it was not drawn.
+        degraded: what was left out.
+        stages: seconds of each stage.
+        n_unknown: ids that the release does not know, by kind.
+        scores: what the slate is ordered by, those that are finite.
+    """
+
+    answer: bytes
+    line: bytes
+    sample: bytes | None
+    sampled: str
+    degraded: tuple[str, ...]
+    stages: Mapping[str, float]
+    n_unknown: Mapping[str, int]
+    n_candidates: int
+    n_non_finite: int
+    scores: tuple[float, ...]
+
+
+@dataclass
+class Draft:
+    """How far a feed has come.
+
+    Attributes:
+        degraded: what was left out so far.
+        version: of the release's items when they were first read.
+    """
+
+    basis: Basis
+    live: LiveRelease
+    degraded: list[str] = field(default_factory=list)
+    version: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
+    n_unknown: dict[str, int] = field(default_factory=dict)
+    person: Person | None = None
+    ask: Ask | None = None
+    retrieved: Retrieved | None = None
+
+
+class FeedMaker:
+    """Makes feeds, on any thread.
+
+    Args:
+        sample_share: share of the feeds of which all is kept that they were made from.
+        clock: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        sample_share: float,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._policy, self._sample_share, self._clock = policy, sample_share, clock
+        self._ranking_s = 0.0
+
+    def make(self, draft: Draft, *, left_s: float) -> Made:
+        """The whole feed, or without stage two where that would take longer than is left."""
+        deadline, draft.version = self._clock() + left_s, draft.live.version
+        with self._measured(draft, "person"):
+            person, ask = self._made_of(draft)
+        with self._measured(draft, "retrieve"):
+            retrieved = retrieve(draft.live.served, person, ask)
+            draft.person, draft.ask, draft.retrieved = person, ask, retrieved
+        if ask.everybodys == LATEST:
+            slate = in_retrieval_order(draft.live.served, person, retrieved, ask)
+        elif self._clock() + self._ranking_s >= deadline:
+            return self.make_late(draft)
+        else:
+            began = self._clock()
+            with self._measured(draft, "rank"):
+                slate = rank(draft.live.served, person, retrieved, ask)
+            self._ranking_s += _RECENT * (self._clock() - began - self._ranking_s)
+        return self._made(draft, slate)
+
+    def make_late(self, draft: Draft) -> Made:
+        """What can be had at once: the order of stage one, or what most people touched."""
+        person, ask, retrieved = draft.person, draft.ask, draft.retrieved
+        # Somebody else may still be at it.
+        draft = replace(draft, degraded=[*draft.degraded], stages={**draft.stages})
+        if person is None or ask is None or retrieved is None:
+            draft.degraded.append(RETRIEVAL_LATE)
+            draft.basis, draft.version = draft.basis.of_nobody, draft.live.version
+            person, ask = self._made_of(draft)
+            retrieved = retrieve(draft.live.served, person, ask)
+        else:
+            draft.degraded.append(RANKER_LATE)
+        return self._made(draft, in_retrieval_order(draft.live.served, person, retrieved, ask))
+
+    def _made_of(self, draft: Draft) -> tuple[Person, Ask]:
+        person, is_whole = person_of(draft.basis, draft.live)
+        if not is_whole:
+            draft.degraded.append(USER_FEATURES)
+        ask, n_unknown = ask_of(draft.basis, draft.live, self._policy)
+        is_stranger = draft.basis.is_by_release and person.row == len(draft.live.served.users)
+        draft.n_unknown = {"user": int(is_stranger), "item": n_unknown}
+        return person, ask
+
+    def _made(self, draft: Draft, slate: Slate) -> Made:
+        with self._measured(draft, "answer"):
+            request, live = draft.basis.request, draft.live
+            slots = [slot_line(slot) for slot in slate.slots]
+            answer = {
+                "request_id": draft.basis.request_id,
+                "release_id": live.release_id,
+                "mode": _mode(request, slate),
+                "degraded": draft.degraded,
+                "slots": slots,
+            }
+            if request.debug:
+                answer["debug"] = _funnel(live, slate, self._policy)
+            body = encoded(answer)
+            line = slate_line(
+                live.served, slate, self._policy, surface=request.surface, degraded=draft.degraded
+            )
+            kept = encoded(line)
+            sampled, sample = self._sampled(draft, slate)
+        values = [slot.value for slot in slate.slots]
+        return Made(
+            answer=body,
+            line=kept,
+            sample=sample,
+            sampled=sampled,
+            degraded=tuple(draft.degraded),
+            stages=draft.stages,
+            n_unknown=draft.n_unknown,
+            n_candidates=slate.n_candidates,
+            n_non_finite=slate.n_non_finite,
+            scores=tuple(one for one in values if np.isfinite(one)),
+        )
+
+    def _sampled(self, draft: Draft, slate: Slate) -> tuple[str, bytes | None]:
+        """What became of the sample of a share of the requests, and what the slate was made of."""
+        if not is_sampled(draft.basis.request_id, self._sample_share):
+            return "", None
+        sample = sample_of(draft.basis, draft.live, slate)
+        if draft.version % 2 or draft.version != draft.live.version:
+            # Items came or went meanwhile: rules, index and sample may not say the same.
+            return "items_changed", None
+        packed = encode_sample(sample)
+        return ("too_large" if packed is None else "kept"), packed
+
+    @contextmanager
+    def _measured(self, draft: Draft, stage: str) -> Iterator[None]:
+        began = self._clock()
+        yield
+        draft.stages[stage] = self._clock() - began
+
+
+def _mode(request: FeedRequest, slate: Slate) -> str:
+    """What the slate is: nothing is known of a stranger, so theirs is what is popular."""
+    if request.mode == "personal" and not len(slate.person.past):
+        return POPULAR
+    return request.mode
+
+
+def _funnel(live: LiveRelease, slate: Slate, policy: Policy) -> dict[str, Any]:
+    """How many came and went, and what each slot's score was made of."""
+    retrieved, selected = slate.retrieved, slate.selected
+    return {
+        "proposed": dict(retrieved.n_proposed),
+        "removed": {one.reason: len(one.rows) for one in retrieved.removed},
+        "ranked": slate.n_candidates,
+        "non_finite": slate.n_non_finite,
+        "unknown_features": dict(slate.n_unknown),
+        "diversity": policy.diversity,
+        "passed_over": dict(selected.passed_over),
+        "filled": selected.n_filled,
+        "drawn_from": selected.n_pool,
+        "by_value": [slot.by_value for slot in slate.slots],
+        "weights": dict(weights_of(live.served, slate.person)),
+        "heads": [heads_of(slot) for slot in slate.slots],
+    }
