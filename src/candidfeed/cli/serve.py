@@ -94,11 +94,10 @@ def serve(
     require_writable(files=[key_file])
     where = store_of(releases, store)
 
-    from candidfeed.release.storage import pointer_of
+    from candidfeed.release.storage import open_ahead
 
-    # Before anything is made or imported for it.
-    pointer_of(releases)
-
+    # Before anything else is made or imported for it.
+    opening = open_ahead(releases)
     environment = dict(os.environ)
     # Each worker computes on its own thread: XLA's would only hand work to and fro.
     os.environ.setdefault("NPROC", "1")
@@ -127,7 +126,7 @@ def serve(
         if retrain_every is not None:
             command = _retrain_command(releases, data, where, settings, cache)
             service.retrain_every(retrain_every * 3600, command, environment)
-        run(service, listening, _show_address)
+        run(service, listening, _show_address, opening)
 
 
 def _retrain_command(

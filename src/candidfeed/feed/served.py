@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import jax
 import numpy as np
@@ -28,6 +28,8 @@ from candidfeed.retrieval.index.inner_products import inner_products
 from candidfeed.retrieval.index.vector_index import VectorIndex
 from candidfeed.retrieval.user_knn import UserNeighbours
 
+# What follows from the rest, but would take a service of millions of items half a second at start.
+_DERIVED = ("n_people", "by_popularity", "born_s", "by_age", "lacks_features")
 # A share of likes is drawn to that of all items as if by so many more ratings.
 _SHRINK_RATINGS = 5.0
 _ITEMS_AT_ONCE = 65_536
@@ -240,6 +242,15 @@ class Served:
     def newcomers(self) -> Newcomers:
         """Items that came since, in rows from n_items on; the index finds them too."""
         return Newcomers(self.n_items)
+
+    @property
+    def derived(self) -> dict[str, NDArray[Any]]:
+        """What a release keeps although it follows from the rest."""
+        return {name: getattr(self, name) for name in _DERIVED}
+
+    def remember(self, derived: Mapping[str, NDArray[Any]]) -> None:
+        """Take what `derived` gave of the same release, where it is told, for what would follow."""
+        vars(self).update({name: derived[name] for name in _DERIVED if name in derived})
 
     @property
     def n_items(self) -> int:

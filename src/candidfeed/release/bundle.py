@@ -43,7 +43,12 @@ from candidfeed.ranking.action_inputs import ActionSpace, Rates
 from candidfeed.ranking.calibration import Calibrator
 from candidfeed.ranking.inputs import ItemStatistics, RankerSpace
 from candidfeed.ranking.rating_scale import RatingScale
-from candidfeed.release.storage import FileContent, read_directory, read_generation
+from candidfeed.release.storage import (
+    FileContent,
+    OpenedDirectory,
+    read_directory,
+    read_generation,
+)
 from candidfeed.retrieval.index.files import files_of, open_checked
 from candidfeed.retrieval.index.state import EXACT
 from candidfeed.retrieval.index.vector_index import VectorIndex
@@ -84,6 +89,7 @@ def encode(served: Served) -> dict[str, FileContent]:
         "time_edges": space.time_edges,
         "trending": served.trending,
         **_flat("content", served.content),
+        **{f"derived.{name}": one for name, one in served.derived.items()},
         **(_of_actions(space.actions) if space.actions else {}),
     }
     maps = {"users": served.user_map.to_json(), "items": served.item_map.to_json()}
@@ -126,7 +132,17 @@ def read_release(target: Path, release_id: str | None = None) -> Served:
         ReleaseError: there is none, a file is not what was built, or it was built by a version
             whose files this one can't read.
     """
-    opened = read_directory(target) if release_id is None else read_generation(target, release_id)
+    return decode(
+        read_directory(target) if release_id is None else read_generation(target, release_id)
+    )
+
+
+def decode(opened: OpenedDirectory) -> Served:
+    """The release of files that were compared with what was built.
+
+    Raises:
+        ReleaseError: it was built by a version whose files this one can't read.
+    """
     try:
         return _decode(opened.path, release_id=opened.release_id)
     except (
@@ -156,7 +172,7 @@ def _decode(folder: Path, *, release_id: str) -> Served:
         n_item_ids=config["n_item_ids"],
         actions=_actions_of(config["labels"], arrays),
     )
-    return Served(
+    served = Served(
         release_id=release_id,
         settings=_settings(config["settings"]),
         users=Vocabulary(_table(folder / "users.parquet")["user_id"]),
@@ -179,6 +195,9 @@ def _decode(folder: Path, *, release_id: str) -> Served:
             name: Calibrator.from_json(one) for name, one in config["calibration"].items()
         },
     )
+    derived = (name for name in arrays if name.startswith("derived."))
+    served.remember({name.removeprefix("derived."): arrays[name] for name in derived})
+    return served
 
 
 def _settings(fixed: dict[str, Any]) -> FeedSettings:

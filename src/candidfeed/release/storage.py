@@ -19,7 +19,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +121,32 @@ def read_directory(target: Path) -> OpenedDirectory:
                 if now_in_force == pointer:
                     raise
                 pointer = now_in_force
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A release that is being opened.
+
+    Attributes:
+        pointer: what the pointer held before.
+        opened: ends with what `read_directory` gives.
+    """
+
+    pointer: bytes
+    opened: Future[OpenedDirectory]
+
+
+def open_ahead(target: Path) -> Opening:
+    """Begin with `read_directory` on a thread, while this one imports what reads the files.
+
+    Raises:
+        ReleaseError: there is no release.
+    """
+    pointer = pointer_of(target)
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(read_directory, target)
+        pool.shutdown(wait=False)
+    return Opening(pointer, opened)
 
 
 def read_generation(target: Path, name: str) -> OpenedDirectory:

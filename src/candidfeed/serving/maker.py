@@ -4,7 +4,6 @@ It reads releases, and nothing else; what it is asked comes through a pipe, and 
 it ends.
 """
 
-import gc
 import signal
 import sys
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from candidfeed.release.bundle import read_release
 from candidfeed.serving.basis import Basis
 from candidfeed.serving.live import LiveRelease
 from candidfeed.serving.making import Draft, FeedMaker
+from candidfeed.serving.memory import give_back
 from candidfeed.store.records import Change
 
 
@@ -88,8 +88,7 @@ def run(pipe: Connection) -> None:
 def _loaded(asked: Load, before: LiveRelease | None) -> LiveRelease:
     live = LiveRelease(read_release(asked.folder, asked.release_id))
     live.warm_up(asked.policy, None if before is None else before.served)
-    gc.collect()
-    gc.freeze()
+    give_back()
     return live
 
 

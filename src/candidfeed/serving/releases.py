@@ -8,8 +8,8 @@ from typing import Final
 
 from candidfeed.errors import CandidfeedError, StoreError
 from candidfeed.feed.policy import Policy
-from candidfeed.release.bundle import read_release
-from candidfeed.release.storage import pointer_of
+from candidfeed.release.bundle import decode
+from candidfeed.release.storage import Opening, open_ahead, pointer_of
 from candidfeed.serving.journal import Journal
 from candidfeed.serving.live import LiveRelease
 from candidfeed.serving.makers import Makers
@@ -48,16 +48,20 @@ class Releases:
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
 
-    def load(self) -> None:
+    def load(self, opening: Opening | None = None) -> None:
         """Put the release that the pointer names in force.
+
+        Args:
+            opening: of that release, where it was begun before.
 
         Raises:
             ReleaseError: there is none, or it can't be read; the one before stays.
             DataError: the policy names what its items don't have; likewise.
         """
         began = time.perf_counter()
-        self._tried = pointer_of(self._folder)
-        live = LiveRelease(read_release(self._folder))
+        opening = opening or open_ahead(self._folder)
+        self._tried = opening.pointer
+        live = LiveRelease(decode(opening.opened.result()))
         live.warm_up(self._policy, None if self.live is None else self.live.served)
         with self._following:
             self._cursor = 0
