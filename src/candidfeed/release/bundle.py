@@ -129,9 +129,9 @@ def read_release(target: Path, release_id: str | None = None) -> Served:
     opened = read_directory(target) if release_id is None else read_generation(target, release_id)
     try:
         return _decode(opened.path, release_id=opened.release_id)
-    except (
-        KeyError, TypeError, ValueError, FileNotFoundError, pl.exceptions.PolarsError,
-    ) as error:  # fmt: skip
+    except (KeyError, TypeError, ValueError, OSError, pl.exceptions.PolarsError) as error:
+        if not opened.path.is_dir():
+            raise ReleaseError(f"{opened.path}: was removed while it was read") from error
         raise ReleaseError(
             f"{opened.path}: was built by candidfeed {opened.candidfeed_version}, whose files this "
             f"version can't read ({type(error).__name__}: {error}); build it again"
