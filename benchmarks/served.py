@@ -1,4 +1,9 @@
-"""A feed service as a child process, a small release for it, and a PostgreSQL server."""
+"""A feed service as a child process, a small release for it, and a PostgreSQL server.
+
+    python benchmarks/served.py FOLDER
+
+makes the small release: FOLDER/releases, of FOLDER/world.
+"""
 
 import importlib
 import re
@@ -147,3 +152,7 @@ def postgres_url() -> Iterator[str]:
         sys.path.remove(str(SCRIPTS))
     with running() as server:
         yield server.url
+
+
+if __name__ == "__main__":
+    small_release(Path(sys.argv[1]))
