@@ -9,13 +9,11 @@ is told too.
 """
 
 import argparse
-import importlib
 import json
 import os
 import platform
 import random
 import sqlite3
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +25,8 @@ from statistics import quantiles
 from candidfeed.store.records import Event
 from candidfeed.store.store import Store, StoreSettings, open_store
 from measured import commit, machine, peak_memory_mib
+from served import postgres_url
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 N_USERS, N_ITEMS, BATCH, THREADS = 10_000, 50_000, 100, 32
 # Histories take all the cache there is; users asked for, of them.
 N_ASKED = 2_000
@@ -118,14 +116,12 @@ def main() -> None:
     chosen = parser.parse_args()
     n_events = (5_000, 1_000) if chosen.short else (200_000, 16_000)
     sizes = dict(zip(("n_in_batches", "n_one_by_one"), n_events, strict=True))
-    sys.path.insert(0, str(SCRIPTS))
-    postgres_server = importlib.import_module("postgres_server").postgres_server
     with tempfile.TemporaryDirectory(prefix="candidfeed-bench-", dir=chosen.folder) as name:
         flushed = flush_ms(Path(name))
         load = os.getloadavg()[0]
         sqlite = figures(str(Path(name) / "store.db"), sizes)
-        with postgres_server() as server:
-            postgres = figures(server.url, sizes)
+        with postgres_url() as url:
+            postgres = figures(url, sizes)
     outcome = {
         "benchmark": "store",
         "commit": commit(),

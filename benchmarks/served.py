@@ -1,5 +1,11 @@
-"""A feed service as a child process, and a small release for it."""
+"""A feed service as a child process, a small release for it, and a PostgreSQL server.
 
+    python benchmarks/served.py FOLDER
+
+makes the small release: FOLDER/releases, of FOLDER/world.
+"""
+
+import importlib
 import re
 import signal
 import subprocess
@@ -11,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 COMMAND = (sys.executable, "-m", "candidfeed")
 _LONGEST_START_S = 120.0
 _ADDRESS = re.compile(r"http://[\w.\[\]:]+:\d+")
@@ -74,10 +81,11 @@ class Served:
         return round(int(found[1]) / 1024, 1)
 
 
-def start(release: Path, *, store: Path, more: Sequence[str] = ()) -> Served:
+def start(release: Path, *, store: Path | str, more: Sequence[str] = ()) -> Served:
     """A service on any free port; the caller ends its process.
 
     Args:
+        store: a file, or the URL of a database.
         more: options of `candidfeed serve`.
 
     Raises:
@@ -120,7 +128,7 @@ def _is_ready(served: Served) -> bool:
 
 
 @contextmanager
-def serving(release: Path, *, store: Path, more: Sequence[str] = ()) -> Iterator[Served]:
+def serving(release: Path, *, store: Path | str, more: Sequence[str] = ()) -> Iterator[Served]:
     """A service while it is needed; then it is asked to end."""
     served = start(release, store=store, more=more)
     try:
@@ -132,3 +140,19 @@ def serving(release: Path, *, store: Path, more: Sequence[str] = ()) -> Iterator
         except subprocess.TimeoutExpired:
             served.process.kill()
             served.process.wait()
+
+
+@contextmanager
+def postgres_url() -> Iterator[str]:
+    """The URL of an empty database, while its server is needed."""
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        running = importlib.import_module("postgres_server").postgres_server
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    with running() as server:
+        yield server.url
+
+
+if __name__ == "__main__":
+    small_release(Path(sys.argv[1]))

@@ -1,6 +1,7 @@
 """What all tests share: the environment, Hypothesis' profile, and the real data."""
 
 import csv
+import importlib
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from hypothesis import settings
 
@@ -35,6 +37,7 @@ settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Typed = Callable[..., tuple[int, str, str]]
 
@@ -81,6 +84,38 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     if mounted:
         # Lazily: a release that a test has read is mapped until it is collected.
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+# Where a store may be: on a real file, and on a real server.
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Any]:
+    """A PostgreSQL server, started once."""
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        running = importlib.import_module("postgres_server").postgres_server
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    with running() as one:
+        yield one
+
+
+@pytest.fixture
+def database_url(server: Any) -> str:
+    """The URL of a database that has no store in it."""
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("SET client_min_messages = warning")
+        connection.execute("DROP SCHEMA IF EXISTS candidfeed CASCADE")
+    return server.url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a store may be made: a path, or the URL of an empty database."""
+    if request.param == "sqlite":
+        return str(tmp_path / "state" / "store.db")
+    return request.getfixturevalue("database_url")
 
 
 @pytest.fixture(scope="session")

@@ -471,13 +471,13 @@ def test_a_column_that_stands_twice_is_refused(read_log: ReadLog) -> None:
         (b"", "e.csv", "e.csv: is empty (0 bytes); write the log to it first"),
         (b"", "e.parquet", "e.parquet: is empty (0 bytes); write the log to it first"),
         (
-            gzip.compress(b""),
+            gzip.compress(b"", mtime=0),
             "e.csv.gz",
             "e.csv.gz: is empty once unpacked; write the log to it first",
         ),
         (b"u,i\n", "e.csv", "e.csv: has a header but no row; nothing can be learned from it"),
         (
-            gzip.compress(b"u,i\n1,a\n" * 99)[:-9],
+            gzip.compress(b"u,i\n1,a\n" * 99, mtime=0)[:-9],
             "e.csv.gz",
             "e.csv.gz: can't be unpacked as gzip (Compressed file ended before the end-of-stream "
             "marker was reached); copy it again",
@@ -488,7 +488,7 @@ def test_a_column_that_stands_twice_is_refused(read_log: ReadLog) -> None:
             "e.csv.gz: can't be unpacked as gzip (Not a gzipped file (b'u,')); copy it again",
         ),
         (
-            gzip.compress(b"u,i\n"),
+            gzip.compress(b"u,i\n", mtime=0),
             "e.csv",
             "e.csv: is gzip-compressed; name it with .gz at the end",
         ),

@@ -20,6 +20,8 @@ from candidfeed.serving.server import bound
 from candidfeed.serving.service import Service
 from candidfeed.serving.settings import ServeSettings
 from candidfeed.store.store import open_store
+from candidfeed.training.settings_file import written
+from candidfeed.training.two_stage import TwoStageSettings
 
 # Long enough for a busy machine: tests of deadlines set their own.
 PATIENT = {"deadline_ms": 60_000.0, "watch_s": 0.05}
@@ -116,6 +118,14 @@ def shared(tiny_release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """One service for tests that leave other tests' users and items alone."""
     with running(tiny_release, tmp_path_factory.mktemp("shared")) as one:
         yield one
+
+
+@pytest.fixture
+def settings_file(tmp_path: Path, tiny_settings: TwoStageSettings) -> Path:
+    """For `--settings`: those of the tiny release."""
+    path = tmp_path / "settings.toml"
+    path.write_text(written(tiny_settings))
+    return path
 
 
 def publish(served: Served, folder: Path, **manifest: Any) -> None:

@@ -1,5 +1,7 @@
 """Releases are swapped under load: no failed request, no answer of two releases."""
 
+import io
+import json
 import shutil
 import subprocess
 import sys
@@ -7,6 +9,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import httpx
 import polars as pl
@@ -16,6 +20,7 @@ from tests.serving.conftest import Running, Start, publish
 
 from candidfeed.errors import ReleaseError
 from candidfeed.feed.served import Served
+from candidfeed.release import bundle, storage
 from candidfeed.release.storage import read_directory, roll_back
 
 MARK = " (second)"
@@ -32,6 +37,14 @@ def in_force(one: Running, release_id: str) -> None:
             return
         threading.Event().wait(0.01)
     pytest.fail(f"{release_id} did not come into force")
+
+
+def until_loaded(one: Running, outcome: str) -> None:
+    for _ in range(2_000):
+        if one.metric("candidfeed_release_loads_total", outcome=outcome):
+            return
+        threading.Event().wait(0.01)
+    pytest.fail(f"no release was {outcome}")
 
 
 def test_swaps_and_rollbacks_under_load_fail_nothing_and_mix_nothing(
@@ -109,13 +122,59 @@ def test_a_release_that_cant_be_read_leaves_the_one_before_in_force(
     # A pointer to nothing, as a copy that went wrong would leave.
     pointer = one.folder / "current"
     pointer.write_bytes(pointer.read_bytes().replace(b"0001-", b"0002-"))
-    for _ in range(2_000):
-        if one.metric("candidfeed_release_loads_total", outcome="failed"):
-            break
-        threading.Event().wait(0.01)
+    until_loaded(one, "failed")
     assert one.metric("candidfeed_release_loads_total", outcome="failed") == 1
     assert one.client.get("/readyz").json()["release_id"] == first
     assert one.feed(user_id(3))["slots"] == before
+
+
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [
+        (storage, "_read_pointer"),
+        (storage, "_read_listing"),
+        (bundle, "_load"),
+        (bundle, "_neighbours_of"),
+    ],
+)
+def test_a_release_that_is_deleted_while_it_is_loaded_leaves_the_one_before_in_force(
+    start: Start,
+    tiny_served: Served,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    step: str,
+) -> None:
+    one, lines = start(), io.StringIO()
+    monkeypatch.setattr(one.service.journal, "_stream", lines)
+    first = read_directory(one.folder).release_id
+    before = one.feed(user_id(3))["slots"]
+    real, is_published, deleted = getattr(module, step), threading.Event(), list[str]()
+
+    def then_delete(*arguments: Any) -> Any:
+        came = real(*arguments)
+        is_loading = threading.current_thread().name == "releases"
+        if is_loading and not deleted and b" 0002-" in (one.folder / "current").read_bytes():
+            assert is_published.wait(60)
+            (second,) = one.folder.glob("0002-*")
+            shutil.rmtree(second)
+            deleted.append(second.name)
+        return came
+
+    monkeypatch.setattr(module, step, then_delete)
+    publish(second_of(tiny_served), one.folder)
+    is_published.set()
+    until_loaded(one, "failed")
+    assert deleted
+    assert one.client.get("/readyz").json()["release_id"] == first
+    assert one.feed(user_id(3))["slots"] == before
+    (told,) = map(json.loads, lines.getvalue().splitlines())
+    assert told["event"] == "release not loaded"
+    assert deleted[0] in told["why"]
+    assert "version" not in told["why"]
+    assert one.metric("candidfeed_release_loads_total", outcome="failed") == 1
+    publish(second_of(second_of(tiny_served)), one.folder)
+    in_force(one, read_directory(one.folder).release_id)
+    assert all(slot["title"].endswith(2 * MARK) for slot in one.feed(user_id(3))["slots"])
 
 
 def test_a_folder_that_vanishes_changes_nothing(start: Start) -> None:

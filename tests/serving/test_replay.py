@@ -17,6 +17,7 @@ from tests.serving.conftest import Running, Start, event, publish
 from candidfeed.errors import DataError, StoreError
 from candidfeed.feed.policy import Brake, Explore, Policy
 from candidfeed.feed.served import Served
+from candidfeed.ranking.inputs import DENSE_FEATURES
 from candidfeed.serving.replay import differences
 from candidfeed.serving.sample import decode_sample, encode_sample, is_sampled
 from candidfeed.store.records import SlateRecord
@@ -176,23 +177,47 @@ def test_whatever_was_changed_in_a_record_is_told(start: Start, tiny_served: Ser
     assert differences(tiny_served, record, replace(sample, basis=other))[0]
 
 
+def with_another_feature(record: SlateRecord, *, slot: int, column: int) -> SlateRecord:
+    """The same, as if the ranker had read something else."""
+    assert record.features is not None
+    sample = decode_sample(record.features)
+    assert sample.read is not None
+    dense = sample.read.dense.copy()
+    dense[slot, column] += 1
+    packed = encode_sample(replace(sample, read=replace(sample.read, dense=dense)))
+    return replace(record, request_id="changed", features=packed)
+
+
 def test_a_difference_ends_the_command_with_1_and_is_named(
     start: Start, replayed: Callable[..., tuple[int, dict[str, Any]]]
 ) -> None:
     service = start(**WHOLE)
     service.feed(user_id(1), limit=5)
     (record,) = records(service)
-    assert record.features is not None
-    sample = decode_sample(record.features)
-    assert sample.read is not None
-    dense = sample.read.dense.copy()
-    dense[1, 2] += 1
-    packed = encode_sample(replace(sample, read=replace(sample.read, dense=dense)))
-    service.service.store.log_slate(replace(record, request_id="changed", features=packed))
+    service.service.store.log_slate(with_another_feature(record, slot=1, column=2))
     code, outcome = replayed(service, "-n", 1)
     (one,) = outcome["differing"]
     assert (code, one["differences"][0]["position"]) == (1, 2)
-    assert one["differences"][0]["name"] == sample.read.names[2]
+    assert one["differences"][0]["name"] == DENSE_FEATURES[2]
+
+
+def test_what_the_ranker_read_of_an_item_that_came_later_is_made_again_too(
+    start: Start, replayed: Callable[..., tuple[int, dict[str, Any]]]
+) -> None:
+    service, column = start(**WHOLE), DENSE_FEATURES.index("affinity")
+    for name, tag in (("first", "even"), ("second", "odd")):
+        put = {"fields": {"title": f"The {name}", "tags": [tag]}}
+        assert service.client.put(f"/v1/items/{name}", json=put).status_code == 200
+    shown = service.item_ids(user_id(1), limit=3, allow=["second", item_id(30)])
+    assert set(shown) == {"second", item_id(30)}
+    code, outcome = replayed(service)
+    assert (code, outcome["n_features"], outcome["n_same_features"]) == (0, 1, 1)
+    (record,) = records(service)
+    place = shown.index("second")
+    service.service.store.log_slate(with_another_feature(record, slot=place, column=column))
+    code, outcome = replayed(service, "-n", 1)
+    (difference,) = outcome["differing"][0]["differences"]
+    assert (code, difference["position"], difference["name"]) == (1, place + 1, "affinity")
 
 
 def test_an_event_that_comes_late_is_no_difference_and_is_counted(

@@ -117,11 +117,9 @@ def _replay_features(
         outcome.n_other_past += 1
         return []
     asked_s = basis.request.context.time_s
-    # Of what came after the build training knows nothing yet.
-    slots = np.flatnonzero(read.item_rows < served.n_items)
-    dense = read.dense[slots]
+    dense = read.dense
     again = dense_of_pairs(
-        served, person.bag, known, read.item_rows[slots],
+        served, person.bag, known, read.item_rows,
         row=person.row, now_s=basis.now_s if asked_s is None else asked_s,
     )  # fmt: skip
     is_same = (again == dense) | (np.isnan(again) & np.isnan(dense))
@@ -129,8 +127,7 @@ def _replay_features(
     outcome.n_same_features += bool(is_same.all())
     return [
         Difference(
-            int(slots[slot]) + 1, read.names[column],
-            str(dense[slot, column]), str(again[slot, column]),
+            int(slot) + 1, read.names[column], str(dense[slot, column]), str(again[slot, column])
         )
         for slot, column in np.argwhere(~is_same)
     ]  # fmt: skip

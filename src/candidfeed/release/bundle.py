@@ -145,9 +145,9 @@ def decode(opened: OpenedDirectory) -> Served:
     """
     try:
         return _decode(opened.path, release_id=opened.release_id)
-    except (
-        KeyError, TypeError, ValueError, FileNotFoundError, pl.exceptions.PolarsError,
-    ) as error:  # fmt: skip
+    except (KeyError, TypeError, ValueError, OSError, pl.exceptions.PolarsError) as error:
+        if not opened.path.is_dir():
+            raise ReleaseError(f"{opened.path}: was removed while it was read") from error
         raise ReleaseError(
             f"{opened.path}: was built by candidfeed {opened.candidfeed_version}, whose files this "
             f"version can't read ({type(error).__name__}: {error}); build it again"

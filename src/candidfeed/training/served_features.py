@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from candidfeed.data.features import Bag
 from candidfeed.data.histories import Histories, chronological
 from candidfeed.data.interactions import Interactions
-from candidfeed.feed.scoring import view_of
+from candidfeed.feed.scoring import dense_of, view_of
 from candidfeed.feed.served import Past, Person, Served
-from candidfeed.ranking.inputs import dense_features
 from candidfeed.ranking.user_state import UserStates
 from candidfeed.training.impressions import pasts_before
 
@@ -43,12 +42,13 @@ def dense_of_pairs(
 ) -> Floats:
     """The ranker's dense features of a user and these items, float32 [n, f].
 
-    Stage one's scores are what the release's own functions say.
+    Stage one's scores are what the release's own functions say. Of an item that came after the
+    build training will know its features, as of an item of the catalogue that nobody has touched.
 
     Args:
         bag: the user's features, one row.
         known: what `known_before` gave; not empty.
-        items: of the release, int32 [n].
+        items: of the release or newcomers, int32 [n].
         row: of the user, as there.
         now_s: for when it is asked.
     """
@@ -61,7 +61,5 @@ def dense_of_pairs(
     past = Past(known.item, known.value, known.time_s)
     view = view_of(served, Person("", row, bag, past))
     assert view is not None
-    tower, neighbour = served.scores_of(view.vector, items), view.neighbours[items]
-    return dense_features(space, state, items[None], tower=tower[None], neighbour=neighbour[None])[
-        0
-    ]
+    tower, neighbour = served.scores_of(view.vector, items), view.neighbours_of(items)
+    return dense_of(served, state, items, tower, neighbour)
