@@ -117,16 +117,15 @@ def test_feeds_that_lack_a_step_are_made_again_without_it(
     engine, store = service.service.engine, service.service.store
     told = [{"item_id": item_id(3), "kind": "rating", "value": 5}]
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_ranking_s", 1e9)
+        patch.setattr(engine._maker, "_ranking_s", 1e9)
         assert service.feed(user_id(1))["degraded"] == ["ranker_late"]
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_settings", replace(engine._settings, deadline_ms=1e-9))
         assert service.feed(user_id(1))["degraded"] == ["retrieval_late"]
     with monkeypatch.context() as patch:
-        patch.setattr(store, "history", _unreadable)
+        patch.setattr(store, "about", _unreadable)
         assert service.feed(user_id(1), history=told)["degraded"] == ["store_down"]
     store.put_user(user_id(2), {"job": {"no": "category"}}, 1.0)
-    service.service.people.forget()
     assert service.feed(user_id(2))["degraded"] == ["user_features"]
     code, outcome = replayed(service)
     assert (code, outcome["n_same"], outcome["differing"]) == (0, 4, [])
