@@ -82,7 +82,7 @@ def asked(served: Served, people: list[Person]) -> list[tuple[float, float]]:
     now_s = float(np.nanmax(served.pasts.times_s, initial=0.0))
     taken: list[tuple[float, float]] = []
     # As the service asks.
-    ask = pipeline.Ask(k=K, now_s=now_s, all_heads=False)
+    ask = pipeline.Ask(k=K, now_s=now_s, in_full=False)
     recommend = clocked(pipeline.recommend, taken)
     for person in people:
         recommend(served, person, ask)

@@ -2,7 +2,6 @@
 
 import gc
 import math
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -175,7 +174,7 @@ def _to_json(served: "Served", slate: "Slate", now_s: float) -> dict[str, object
         "n_unknown": dict(slate.n_unknown),
         "value_weights": dict(served.settings.value_weights),
         "slots": [
-            {name: _finite(value) for name, value in asdict(slot).items()} for slot in slate.slots
+            {name: _finite(value) for name, value in slot._asdict().items()} for slot in slate.slots
         ],
     }
 

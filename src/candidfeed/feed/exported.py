@@ -43,7 +43,7 @@ class ExportedFunction:
         return self._reads
 
     def __call__(self, inputs: Arrays) -> Any:
-        """The outputs as NumPy arrays, in the structure that the model gives them.
+        """The output as a NumPy array, or those that the model gives by name.
 
         Args:
             inputs: may hold more than what the function reads.
@@ -53,12 +53,15 @@ class ExportedFunction:
         """
         run = self._run or self.compile()
         try:
-            return jax.tree.map(np.asarray, run({name: inputs[name] for name in self._reads}))
+            outputs = run({name: inputs[name] for name in self._reads})
         except (TypeError, KeyError) as error:
             raise ReleaseError(
                 f"the release's functions take other inputs than this version gives ({error}); "
                 "build it again"
             ) from error
+        if isinstance(outputs, dict):
+            return {name: np.asarray(one) for name, one in outputs.items()}
+        return np.asarray(outputs)
 
     # Not a cached property: until Python 3.11 one lock stands for those of all objects.
     def compile(self, *, quickly: bool = False) -> Callable[[Arrays], Any]:

@@ -57,7 +57,8 @@ class Ask:
         everybodys: the list for a person without a past.
         policy: what the slate keeps to beside values.
         request_id: what is drawn for exploration follows from it.
-        all_heads: whether what the order does not depend on is predicted too, of the slots.
+        in_full: whether all is told that the slate does not depend on: heads that its order does
+            not read, of the slots; features that were not known.
     """
 
     k: int
@@ -67,7 +68,7 @@ class Ask:
     everybodys: Everybodys = POPULAR
     policy: Policy = DEFAULT_POLICY
     request_id: str = ""
-    all_heads: bool = True
+    in_full: bool = True
 
 
 def recommend(served: Served, person: Person, ask: Ask) -> Slate:
@@ -138,7 +139,7 @@ def rank(served: Served, person: Person, retrieved: Retrieved, ask: Ask) -> Slat
         retrieved=retrieved,
         selected=selected,
         n_non_finite=int((~np.isfinite(values)).sum()),
-        n_unknown=unknown_features(served, person, candidates.rows),
+        n_unknown=unknown_features(served, person, candidates.rows) if ask.in_full else {},
         dense=None if heads.dense is None else heads.dense[selected.picked],
     )
 
@@ -273,11 +274,9 @@ def unknown_features(served: Served, person: Person, rows: Rows) -> dict[str, in
         return {}
     if (are_new := served.are_new(rows)) is not None:
         rows = rows[~are_new]
-    lacking = rows[served.lacks_features[rows]]
-    sides = {
-        "user": served.user_map.n_unknown(person.bag.ids),
-        "item": served.item_map.n_unknown(served.space.item_bag.ids[lacking]),
-    }
+    sides = {"user": served.user_map.n_unknown(person.bag.ids)}
+    if len(lacking := rows[served.lacks_features[rows]]):
+        sides["item"] = served.item_map.n_unknown(served.space.item_bag.ids[lacking])
     return {f"{side}.{name}": n for side, found in sides.items() for name, n in found.items()}
 
 
@@ -322,7 +321,7 @@ def _said(
     served: Served, heads: Heads, picked: NDArray[np.int64], ask: Ask
 ) -> list[dict[str, Any]]:
     nobody = [None] * len(picked)
-    actions = heads.actions_at(picked) if ask.all_heads or heads.later is None else {}
+    actions = heads.actions_at(picked) if ask.in_full or heads.later is None else {}
     rated = served.has_ratings
     return [
         {"p_engaged": p_engaged, "p_like": p_like, "rating": rating, "actions": actions}

@@ -138,8 +138,8 @@ def ranked_heads(
         # The ranker knows nothing of them by their rows, as of padding.
         rows = np.where(are_new, space.n_items, rows).astype(np.int32)
     predicted = predictions(served, state, rows, dense)
-    logit = predicted["engaged"].astype(np.float64)
-    p_level, nothing = predicted["rating"].astype(np.float64), np.zeros(len(rows))
+    logit, nothing = predicted["engaged"].astype(np.float64), np.zeros(len(rows))
+    p_level = predicted["rating"].astype(np.float64) if rated else np.empty((len(rows), 0))
 
     def later(places: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         some, known = rows[places], dense[places]
@@ -241,6 +241,8 @@ def _in_parts(
         asked = candidate_inputs(space, state, items, features, function.reads)
         heads = function({**of_user, **asked})
         parts.append({name: one[0, : len(some)] for name, one in heads.items()})
+    if len(parts) == 1:
+        return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

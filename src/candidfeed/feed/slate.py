@@ -1,7 +1,8 @@
 """What goes from one stage of the feed to the next, and what is answered in the end."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,8 +69,8 @@ class Retrieved:
     n_proposed: Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class Slot:
+# Not a frozen dataclass: twenty of those take as long to make as the whole selection.
+class Slot(NamedTuple):
     """One place of the slate, from 1; without ratings in the log `p_like` and `rating` are None.
 
     Attributes:
@@ -89,7 +90,7 @@ class Slot:
     rating: float | None
     source: str
     reason: str
-    actions: Mapping[str, float] = field(default_factory=dict)
+    actions: Mapping[str, float] = {}
     propensity: float = 1.0
     by_value: int = 0
 
@@ -104,7 +105,7 @@ class Slate:
         n_non_finite: candidates whose value was NaN or infinite; they come last.
         n_unknown: by feature that was read (`user.NAME`, `item.NAME`), for how many of the users
             or items no known value was at hand, so that the column's default was taken; features
-            that were known for all are left out.
+            that were known for all are left out. Empty where it was not asked in full.
         dense: what the ranker read of each slot's item, float32 [slots, len(DENSE_FEATURES)]; None
             where it was not asked.
     """

@@ -173,6 +173,7 @@ def dense_features(
     facts = space.facts[item]
     log_count = facts[..., 0]
     age_years = (state.now_s[:, None] - space.items.mean_time_s[item]) / _YEAR_S
+    age_years[np.isnan(state.now_s)] = 0.0
     bins = space.time_bins(state.now_s)[:, None]
     affinity, liked_affinity = _affinities(known, space, state, item, inside)
     columns = {
@@ -181,7 +182,7 @@ def dense_features(
         "log_count": log_count,
         "log_recent_count": facts[..., 1],
         "window_lift": space.items.lift_in_bin.take(bins * np.int64(space.n_items) + item),
-        "age_years": np.where(np.isnan(age_years), 0.0, age_years),
+        "age_years": age_years,
         "item_mean_rating": facts[..., 2],
         "history_log_length": np.log1p(n_seen),
         "history_log_count": user_count,
@@ -306,7 +307,9 @@ def pair_inputs(
         time_s: float64 [b, c], or [b, 1] where all of a user's are asked for at one time.
         reads: as in `user_inputs`.
     """
-    made: Inputs = {"time_bin": space.time_bins(time_s), "dense": dense}
+    made: Inputs = {"dense": dense}
+    if _any_of(("time_bin",), reads):
+        made["time_bin"] = space.time_bins(time_s)
     if _any_of(("in_history", "own_tone"), reads):
         made["in_history"], made["own_tone"] = _own_events(space.n_items, state, items)
     if space.actions is not None and _any_of(space.actions.OF_PAIR, reads):

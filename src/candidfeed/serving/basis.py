@@ -111,7 +111,7 @@ def ask_of(basis: Basis, live: LiveRelease, policy: Policy) -> tuple[Ask, int]:
         everybodys=LATEST if request.mode == "latest" else POPULAR,
         policy=policy,
         request_id=basis.request_id,
-        all_heads=request.debug,
+        in_full=request.debug,
     )
     every = [*rows.values(), *(() if allowed is None else (allowed,))]
     return ask, sum(int((one == UNKNOWN).sum()) for one in every)

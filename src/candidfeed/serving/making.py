@@ -103,6 +103,7 @@ class FeedMaker:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._policy, self._sample_share, self._clock = policy, sample_share, clock
+        self._policy_json = policy.to_json()
         self._ranking_s = 0.0
 
     def make(self, draft: Draft, *, left_s: float) -> Made:
@@ -162,7 +163,11 @@ class FeedMaker:
                 answer["debug"] = _funnel(live, slate, self._policy)
             body = encoded(answer)
             line = slate_line(
-                live.served, slate, self._policy, surface=request.surface, degraded=draft.degraded
+                live.served,
+                slate,
+                self._policy_json,
+                surface=request.surface,
+                degraded=draft.degraded,
             )
             kept = encoded(line)
             sampled, sample = self._sampled(draft, slate)

@@ -43,7 +43,9 @@ def differences(
     live = as_it_was(served, sample.items)
     slate = slate_of(sample.basis, live, policy, left_out=degraded)
     again = json.loads(
-        encoded(slate_line(served, slate, policy, surface=line["surface"], degraded=degraded))
+        encoded(
+            slate_line(served, slate, policy.to_json(), surface=line["surface"], degraded=degraded)
+        )
     )
     found = [
         Difference(0, name, line[name], again[name])

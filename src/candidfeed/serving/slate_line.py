@@ -4,20 +4,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from candidfeed.feed.pipeline import weights_of
-from candidfeed.feed.policy import Policy
 from candidfeed.feed.served import Served
 from candidfeed.feed.slate import Slate, Slot
 
 
 def slate_line(
-    served: Served, slate: Slate, policy: Policy, *, surface: str, degraded: Sequence[str]
+    served: Served,
+    slate: Slate,
+    policy: Mapping[str, Any],
+    *,
+    surface: str,
+    degraded: Sequence[str],
 ) -> dict[str, Any]:
-    """What is kept of every slate, in `SlateRecord.slots`."""
+    """What is kept of every slate, in `SlateRecord.slots`.
+
+    Args:
+        policy: as JSON.
+    """
     return {
         "surface": surface,
         "degraded": list(degraded),
         "weights": weights_of(served, slate.person),
-        "policy": policy.to_json(),
+        "policy": policy,
         "slots": [_kept(slot) for slot in slate.slots],
     }
 

@@ -84,13 +84,14 @@ def best_of(rows: NDArray[np.integer], scores: Floats, k: int) -> Found:
         kept = np.flatnonzero(scores >= least)
         rows, scores = rows[kept], scores[kept]
     order = np.argsort(-scores)
-    if _has_repeats(scores[order]):
+    if has_repeats(scores[order]):
         order = np.lexsort((rows, -scores))
     order = order[:k]
     return Found(rows[order].astype(np.int32), scores[order])
 
 
-def _has_repeats(in_order: Floats) -> bool:
+def has_repeats(in_order: NDArray[np.floating]) -> bool:
+    """Whether two of these, in any order that puts equal ones side by side, are equal."""
     return bool((in_order[1:] == in_order[:-1]).any())
 
 

@@ -86,12 +86,12 @@ class Probing:
     def worth_a_look(self, scores: Floats, depth: int) -> NDArray[np.int64]:
         """The lists to look into, of all lists with these scores."""
         most = min(len(scores), self.most_of(depth))
-        least = _nth_largest(scores, most)
-        if 0 < self.reference < most:
-            at_reference = float(_nth_largest(scores, self.reference))
-            if at_reference > 0:
-                share = float(self._share_by_depth[depth])
-                least = max(least, np.float32(min(share, 1.0) * at_reference))
+        places = [len(scores) - most, len(scores) - max(1, min(self.reference, most))]
+        in_part = np.partition(scores, places)
+        least, at_reference = in_part[places[0]], float(in_part[places[1]])
+        if 0 < self.reference < most and at_reference > 0:
+            share = float(self._share_by_depth[depth])
+            least = max(least, np.float32(min(share, 1.0) * at_reference))
         return np.flatnonzero(scores >= least)[:most]
 
 
@@ -139,7 +139,8 @@ class InvertedIndex:
         """What the lists hold; fewer than k where looking there is not worth while."""
         if among is None:
             unit = _of_length_one(query)
-            rows, _ = self._look_into(unit, self._nearest(unit, k), _n_likely(k))
+            near = self._nearness(unit)
+            rows, _ = self._look_into(unit, near, self._nearest(near, k), _n_likely(k))
             return self._rescored(query, k, rows)
         n_left = len(self.vectors) - among.n_shut_out
         if among.allowed is None and n_left > _FEW_ROWS:
@@ -149,10 +150,11 @@ class InvertedIndex:
     def _probe_rest(self, query: Floats, k: int, among: Among) -> Found:
         """Where nearly all rows are open: deeper only where many of the best are not."""
         unit = _of_length_one(query)
+        near = self._nearness(unit)
         depth, n_expected = k, 0
         while depth <= self.probing.deepest:
-            lists = self._nearest(unit, depth)
-            rows, scores = self._look_into(unit, lists, _n_likely(k + n_expected))
+            lists = self._nearest(near, depth)
+            rows, scores = self._look_into(unit, near, lists, _n_likely(k + n_expected))
             are_open = self._are_open(rows, among)
             n_better = _n_better(scores, are_open, k)
             if n_better <= n_expected + _FEW_BETTER * k:
@@ -166,9 +168,10 @@ class InvertedIndex:
             return nothing_found()
         unit = _of_length_one(query)
         # Twice the average, for what is allowed may lie far from the user's best.
-        lists = self._nearest_open(unit, 2 * self.probing.scanned_of(k), among)
+        near = self._nearness(unit)
+        lists = self._nearest_open(near, 2 * self.probing.scanned_of(k), among)
         selector = untyped_faiss.IDSelectorBitmap(among.open)
-        rows, _ = self._look_into(unit, lists, _n_likely(k), selector)
+        rows, _ = self._look_into(unit, near, lists, _n_likely(k), selector)
         return self._rescored(query, k, rows)
 
     def _are_open(self, rows: NDArray[np.int64], among: Among) -> NDArray[np.bool_]:
@@ -176,31 +179,37 @@ class InvertedIndex:
         are_open = ~self._marks.among(rows, among.denied)
         return are_open & are_in(among.standing, rows) if among.n_gone else are_open
 
-    def _scores_of_lists(self, unit: Floats) -> Floats:
-        return inner_products(self._means, unit) + self.probing.spreads
+    def _nearness(self, unit: Floats) -> Floats:
+        """Inner product of each list's mean with the query, float32 [n_lists]."""
+        return inner_products(self._means, unit)
 
-    def _nearest(self, unit: Floats, depth: int) -> NDArray[np.int64]:
+    def _nearest(self, near: Floats, depth: int) -> NDArray[np.int64]:
         """The lists to look into for this many of the best rows."""
-        return self.probing.worth_a_look(self._scores_of_lists(unit), depth)
+        return self.probing.worth_a_look(near + self.probing.spreads, depth)
 
-    def _nearest_open(self, unit: Floats, n_rows: int, among: Among) -> NDArray[np.int64]:
+    def _nearest_open(self, near: Floats, n_rows: int, among: Among) -> NDArray[np.int64]:
         """Lists with open rows, best first, as many as it takes to look at `n_rows` of those."""
         open_rows = rows_in(among.open, len(self.vectors))
         n_open = np.bincount(self.list_of[open_rows], minlength=self.lists.nlist)
-        order = np.argsort(-self._scores_of_lists(unit), kind="stable")
+        order = np.argsort(-(near + self.probing.spreads), kind="stable")
         order = order[n_open[order] > 0]
         enough = np.searchsorted(np.cumsum(n_open[order]), n_rows) + 1
         return np.ascontiguousarray(order[:enough])
 
     def _look_into(
-        self, unit: Floats, lists: NDArray[np.int64], n: int, selector: Any = None
+        self,
+        unit: Floats,
+        near: Floats,
+        lists: NDArray[np.int64],
+        n: int,
+        selector: Any = None,
     ) -> tuple[NDArray[np.int64], Floats]:
         """The n rows of these lists that score best by their codes, and these scores, falling.
 
         Fewer where the lists hold fewer that the selector lets in; int64 and float32.
         """
         params = untyped_faiss.SearchParametersIVF(sel=selector, nprobe=len(lists))
-        of_means = inner_products(self._means, unit, lists)
+        of_means = near[lists]
         rows, scores = np.empty(n, np.int64), np.empty(n, np.float32)
         asked, looked, means, best, found = (
             untyped_faiss.swig_ptr(each) for each in (unit, lists, of_means, scores, rows)
