@@ -52,7 +52,10 @@ def test_it_starts_shows_a_key_once_ends_when_told_and_forgets_nothing(
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=60)
         assert process.returncode in (0, -signal.SIGTERM)
-        assert [json.loads(line)["event"] for line in told.splitlines()] == ["release in force"]
+        assert [json.loads(line)["event"] for line in told.splitlines()] == [
+            "release in force",
+            "stopped",
+        ]
         assert "zoe" not in told
     key_file.unlink()
     with served(tiny_release, *options) as (process, address):
@@ -81,6 +84,45 @@ def test_without_keys_it_asks_for_none_and_only_on_this_machine(
     code, _, told = typed("serve", tiny_release, "--no-auth", "--host", "0.0.0.0")
     assert code == 2
     assert told == "error: --no-auth: 0.0.0.0 can be reached from elsewhere; leave it out\n"
+
+
+def test_each_request_is_a_line_of_the_log_that_names_nobody(
+    tiny_release: Path, tmp_path: Path
+) -> None:
+    key_file = tmp_path / "key"
+    options = ("--store", str(tmp_path / "store.db"), "--key-file", str(key_file))
+    with served(tiny_release, "--log-requests", *options) as (process, address):
+        key = key_file.read_text().strip()
+        with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}) as client:
+            feed = client.post("/v1/feed", json={"user_id": "zoe", "limit": 3}).json()
+            client.get("/v1/feed/zoe?limit=5")
+            client.post("/v1/events", json=event("p1", "zoe", "thing"))
+            client.get("/v1/items/thing/similar")
+            client.post("/v1/feed", content=b'{"user_id": "zoe", "limit": 0}')
+            client.delete("/v1/users/zoe")
+            client.get("/zoe")
+            client.get("/v1/feed/zoe", headers={"Authorization": "Bearer zoe"})
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=60)
+    lines = [json.loads(line) for line in told.splitlines()]
+    requests = [one for one in lines if one["event"] == "request"]
+    assert [(one["method"], one["route"], one["status"]) for one in requests] == [
+        ("POST", "/v1/feed", 200),
+        ("GET", "/v1/feed/{user_id}", 200),
+        ("POST", "/v1/events", 200),
+        ("GET", "/v1/items/{item_id}/similar", 404),
+        ("POST", "/v1/feed", 400),
+        ("DELETE", "/v1/users/{user_id}", 200),
+        ("GET", "none", 404),
+        ("GET", "/v1/feed/{user_id}", 401),
+    ]
+    base = {"time", "event", "method", "route", "status", "took_ms"}
+    of_feed = {*base, "request_id", "degraded", "n_slots"}
+    assert [set(one) for one in requests] == [of_feed, of_feed, *[base] * 6]
+    assert requests[0]["request_id"] == feed["request_id"]
+    assert [(one["degraded"], one["n_slots"]) for one in requests[:2]] == [([], 3), ([], 5)]
+    assert all(one["took_ms"] > 0 for one in requests)
+    assert [word for word in ("zoe", "thing", "p1", key) if word in told] == []
 
 
 def test_what_cant_be_served_is_told_in_one_line(

@@ -119,7 +119,7 @@ def test_a_release_is_made_and_swapped_and_taken_back_under_load(
     assert len({(release, slots) for release, slots, _ in answers}) == 6
     lines = [json.loads(line) for line in told.splitlines()]
     assert [one["event"] for one in lines if one["event"] != "release in force"] == [
-        "retraining", "retrained",
+        "retraining", "retrained", "stopped",
     ]  # fmt: skip
     (done,) = (one for one in lines if one["event"] == "retrained")
     assert (done["outcome"], done["release"]) == ("published", second)

@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -28,21 +29,28 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on; others than this machine's need keys.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, metavar="N", help="0: any that is free.")
+    ] = 8000,
     store: StorePlace = None,
     deadline_ms: Annotated[
-        float, typer.Option(min=1, help="After so long a feed is answered with what there is.")
+        float,
+        typer.Option(
+            min=1, metavar="MS", help="After so long a feed is answered with what there is."
+        ),
     ] = 150.0,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that make feeds.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that make feeds.")] = 2,
     processes: Annotated[
         int,
-        typer.Option(min=1, help="Processes that make feeds; each more takes memory of its own."),
+        typer.Option(
+            min=1, metavar="N", help="Processes that make feeds; each more takes memory of its own."
+        ),
     ] = 1,
     waiting: Annotated[
-        int, typer.Option(min=1, help="Feeds that may wait; more are refused at once.")
+        int, typer.Option(min=1, metavar="N", help="Feeds that may wait; more are refused at once.")
     ] = 32,
     requests_per_s: Annotated[
-        float, typer.Option(min=0.001, help="That one API key may make, on average.")
+        float, typer.Option(min=0.001, metavar="N", help="That one API key may make, on average.")
     ] = 2_000.0,
     policy: Annotated[
         Path | None,
@@ -53,6 +61,7 @@ def serve(
         typer.Option(
             min=0,
             max=1,
+            metavar="SHARE",
             help="Of so many of the feeds keep all that they were made from (`candidfeed replay`).",
         ),
     ] = 0.01,
@@ -64,6 +73,7 @@ def serve(
         float | None,
         typer.Option(
             min=0.0001,
+            metavar="HOURS",
             help="Hours after which `candidfeed retrain` makes the next release; needs --data.",
         ),
     ] = None,
@@ -72,6 +82,9 @@ def serve(
     ] = None,
     settings: SettingsFile = None,
     cache: CacheFolder = None,
+    log_requests: Annotated[
+        bool, typer.Option("--log-requests", help="Log one line a request, without ids in clear.")
+    ] = False,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Ask nobody for a key; on this machine only.")
     ] = False,
@@ -117,16 +130,24 @@ def serve(
         burst=2 * requests_per_s,
         policy=DEFAULT_POLICY if policy is None else load_policy(policy),
         sample_features=sample_features,
+        log_requests=log_requests,
     )
     with (
+        ExitStack() as last,
         bound(host, port) as listening,
         Service.open(releases, open_store(where), chosen, with_keys=not no_auth) as service,
     ):
         _show_first_key(service.first_key(), key_file)
+
+        def ready(address: str) -> None:
+            _show_address(address)
+            # Once all is closed.
+            last.callback(service.journal.write, "stopped")
+
         if retrain_every is not None:
             command = _retrain_command(releases, data, where, settings, cache)
             service.retrain_every(retrain_every * 3600, command, environment)
-        run(service, listening, _show_address, opening)
+        run(service, listening, ready, opening)
 
 
 def _retrain_command(
@@ -167,6 +188,4 @@ def _show_first_key(key: str | None, key_file: Path | None) -> None:
 
 
 def _show_address(address: str) -> None:
-    console.print(
-        f"Ready: {address} (described at {address}/docs; stop with Ctrl-C)", soft_wrap=True
-    )
+    console.print(f"Ready: {address} (described at /docs; stop with Ctrl-C)", soft_wrap=True)

@@ -33,6 +33,7 @@ class Work:
         now_s: when it came, seconds since 1970.
         began, deadline: by the clock that never goes back, in seconds.
         draft: how far it has come; None before anything is read.
+        made: what was answered; None until then.
     """
 
     request: FeedRequest
@@ -42,6 +43,7 @@ class Work:
     deadline: float
     request_id: str = field(default_factory=lambda: secrets.token_hex(12))
     draft: Draft | None = None
+    made: Made | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _is_closed: bool = False
 
@@ -117,6 +119,7 @@ class Engine:
     def _answer(self, work: Work, made: Made) -> bytes | None:
         if not work.close():
             return None
+        work.made = made
         self._write_down(work, made)
         self._count(made)
         return made.answer

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Query, Request, Response
 
 from candidfeed.data.vocabulary import UNKNOWN
 from candidfeed.serving.http import (
+    WORK,
     Refusal,
     allowed,
     answered,
@@ -47,7 +48,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """The ordered slate for a user."""
         bearer = allowed(service, request, "feed")
         asked = parse(FeedRequest, await body_of(service, request))
-        return await _feed(service, bearer, asked)
+        return await _feed(service, request, bearer, asked)
 
     @app.get("/v1/feed/{user_id}", **declared(FeedAnswer, *refusals), tags=["feed"])
     async def feed_of_user(
@@ -60,7 +61,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """The ordered slate for a user, with the rest of the request left out."""
         bearer = allowed(service, request, "feed")
         asked = FeedRequest(user_id=user_id, limit=limit, mode=mode, debug=debug)
-        return await _feed(service, bearer, asked)
+        return await _feed(service, request, bearer, asked)
 
     @app.get(
         "/v1/items/{item_id}/similar",
@@ -86,9 +87,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
         return answered(_why(service, bearer, request_id, position))
 
 
-async def _feed(service: Service, bearer: Bearer, asked: FeedRequest) -> Response:
+async def _feed(service: Service, request: Request, bearer: Bearer, asked: FeedRequest) -> Response:
     of_user(bearer, asked.user_id)
-    work = service.engine.work(asked, _live(service), now_s=time.time())
+    work = request.scope[WORK] = service.engine.work(asked, _live(service), now_s=time.time())
     # One of the two answers: where the late one comes too late, the other has just done it.
     made = await service.workers.first(
         lambda: service.engine.make(work),

@@ -10,12 +10,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from candidfeed.serving import keys
+from candidfeed.serving.engine import Work
 from candidfeed.serving.keys import ANYBODY, Bearer
 from candidfeed.serving.service import Service
 from candidfeed.serving.wire import ErrorAnswer, encoded
 
 JSON: Final = "application/json"
 SCHEMAS: Final = "#/components/schemas/"
+# In the scope of a request for a feed: the `Work` that it became.
+WORK: Final = "candidfeed.work"
 _RETRY_S: Final = 1
 _TOLD: Final[Mapping[int, str]] = {
     400: "The request can't be understood: what is wrong, what came, what to do.",
@@ -148,11 +151,12 @@ class Measured:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        began, status = time.perf_counter(), 500
         if self._service.workers.is_full and scope["path"].startswith("/v1/feed"):
             self._service.metrics.refused.labels("busy").inc()
             await self._busy(scope, receive, send)
+            self._log(scope, "/v1/feed", self._busy.status_code, time.perf_counter() - began)
             return
-        began, status = time.perf_counter(), 500
 
         async def told(message: Message) -> None:
             nonlocal status
@@ -167,6 +171,19 @@ class Measured:
             route = getattr(scope.get("route"), "path", "none")
             seconds = time.perf_counter() - began
             self._service.metrics.requests.labels(route, status).observe(seconds)
+            self._log(scope, route, status, seconds)
+
+    def _log(self, scope: Scope, route: str, status: int, seconds: float) -> None:
+        """One line, if that was asked for; paths, bodies and keys may name somebody."""
+        if not self._service.settings.log_requests:
+            return
+        about = {"method": scope["method"], "route": route, "status": status}
+        about["took_ms"] = round(seconds * 1e3, 2)
+        work: Work | None = scope.get(WORK)
+        if work is not None and work.made is not None:
+            about |= {"request_id": work.request_id, "degraded": work.made.degraded}
+            about["n_slots"] = work.made.n_slots
+        self._service.journal.write("request", **about)
 
 
 class AtOnce:

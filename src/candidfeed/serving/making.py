@@ -49,6 +49,7 @@ class Made:
         line: what is kept of the slate (`SlateRecord.slots`).
         sample: all that it was made from, where it was drawn to be kept and could be.
         sampled: what became of that; empty where it was not drawn.
+        n_slots: of the slate.
         degraded: what was left out.
         stages: seconds of each stage.
         n_unknown: ids that the release does not know, by kind.
@@ -59,6 +60,7 @@ class Made:
     line: bytes
     sample: bytes | None
     sampled: str
+    n_slots: int
     degraded: tuple[str, ...]
     stages: Mapping[str, float]
     n_unknown: Mapping[str, int]
@@ -177,6 +179,7 @@ class FeedMaker:
             line=kept,
             sample=sample,
             sampled=sampled,
+            n_slots=len(slate.slots),
             degraded=tuple(draft.degraded),
             stages=draft.stages,
             n_unknown=draft.n_unknown,

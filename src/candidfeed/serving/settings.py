@@ -1,9 +1,12 @@
 """What a person who runs the service may choose."""
 
 from dataclasses import dataclass, fields
+from typing import Final
 
 from candidfeed.errors import ConfigError
 from candidfeed.feed.policy import DEFAULT_POLICY, Policy
+
+_OTHER_KINDS: Final = ("policy", "sample_features", "log_requests")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class ServeSettings:
         max_future_s: how far ahead of our clock the time of an event may be.
         policy: what slates keep to beside values.
         sample_features: share of the feeds, 0 to 1, of which all is kept that they were made from.
+        log_requests: whether each request is told in the log.
     """
 
     deadline_ms: float = 150.0
@@ -36,11 +40,12 @@ class ServeSettings:
     max_future_s: float = 300.0
     policy: Policy = DEFAULT_POLICY
     sample_features: float = 0.01
+    log_requests: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
             came = getattr(self, field.name)
-            if field.name not in ("policy", "sample_features") and not came > 0:
+            if field.name not in _OTHER_KINDS and not came > 0:
                 raise ConfigError(f"{field.name}: expected a number above 0, came {came}")
         if not 0 <= self.sample_features <= 1:
             raise ConfigError(
