@@ -23,7 +23,8 @@ demo: $(VENV)/core.stamp ## Train on MovieLens-100K, show the report and a list 
 	$(BIN)/candidfeed recommend $(DEMO) --user 42
 
 test: $(VENV)/dev.stamp ## Run all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal --ignore=tests/serving
+	$(BIN)/pytest tests/serving
 
 check: $(VENV)/dev.stamp ## Format, lint, types and import contracts, in under a minute
 	$(BIN)/ruff format --check .
