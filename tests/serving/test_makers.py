@@ -16,7 +16,7 @@ from tests.serving.test_releases import MARK, in_force, second_of
 
 from candidfeed.feed.policy import Explore, Policy
 from candidfeed.feed.served import Served
-from candidfeed.release.storage import read_directory
+from candidfeed.release.storage import read_directory, roll_back
 from candidfeed.serving.replay import differences
 from candidfeed.serving.sample import decode_sample
 
@@ -128,25 +128,34 @@ def test_one_that_is_killed_fails_no_request_and_is_replaced(start: Start) -> No
     assert not any(answer["degraded"] for answer in answers)
 
 
-def test_a_swap_brings_the_release_to_all_and_mixes_nothing(
+def test_swap_and_rollback_bring_the_release_to_all_and_mix_nothing(
     start: Start, tiny_served: Served
 ) -> None:
     one = with_makers(start)
     assert one.client.delete(f"/v1/items/{item_id(3)}").status_code == 200
     first = read_directory(one.folder).release_id
+
+    def in_both(release_id: str) -> None:
+        in_force(one, release_id)
+        until(lambda: one.metric("candidfeed_makers") == 1, "the other has not this release")
+        n_before = n_handed_over(one)
+        until(lambda: n_handed_over(one) > n_before + 5, "nothing of it is handed over")
+
     with asked_all_the_time(one) as answers:
         publish(second_of(tiny_served), one.folder, swap=True)
         second = read_directory(one.folder).release_id
-        in_force(one, second)
-        until(lambda: one.metric("candidfeed_makers") == 1, "the other has not the new one")
-        n_before = n_handed_over(one)
-        until(lambda: n_handed_over(one) > n_before + 5, "nothing of the new one is handed over")
+        in_both(second)
+        assert one.client.delete(f"/v1/items/{item_id(4)}").status_code == 200
+        roll_back(one.folder)
+        in_both(first)
     assert {answer["release_id"] for answer in answers} == {first, second}
     for answer in answers:
         marks = {slot["title"].endswith(MARK) for slot in answer["slots"]}
         assert marks == {answer["release_id"] == second}
         # Of the new one too the other process was told what was deleted before.
         assert item_id(3) not in [slot["item_id"] for slot in answer["slots"]]
+    for answer in feeds(one, 5):
+        assert item_id(4) not in [slot["item_id"] for slot in answer["slots"]]
 
 
 def test_a_feed_that_can_not_be_made_in_time_elsewhere_is_answered_here(start: Start) -> None:

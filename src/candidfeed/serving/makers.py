@@ -180,8 +180,10 @@ class Makers:
             )
             self._keeper.start()
 
-    def look(self) -> None:
-        """Another release is wanted."""
+    def renew(self) -> None:
+        """Another release is in force, perhaps one that was so before: none is up to date."""
+        for maker in self._makers:
+            maker.release_id = None
         self._look.set()
 
     def close(self) -> None:

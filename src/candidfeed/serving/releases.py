@@ -67,7 +67,7 @@ class Releases:
             self._cursor = 0
             self._follow(live)
             self.live = live
-        self._makers.look()
+            self._makers.renew()
         self._metrics.release_loaded_s.clear()
         self._metrics.release_loaded_s.labels(live.release_id).set_to_current_time()
         self._metrics.releases.labels("loaded").inc()
