@@ -1,6 +1,7 @@
 """How quickly a feed service starts, answers and takes events, and what it does under too much.
 
     python benchmarks/bench_serving.py --release RELEASES_DIR --data WORLD [--seconds 20]
+        [--processes 2]
     python benchmarks/bench_serving.py --short
     python benchmarks/bench_serving.py --postgres [--short]
 
@@ -133,20 +134,30 @@ def measure(
     seconds: float,
     warm_up_s: float,
     postgres: bool,
+    n_processes: int,
 ) -> dict[str, Any]:
+    more = () if n_processes == 1 else ("--processes", str(n_processes), "--workers", "1")
     with (
         postgres_url() if postgres else nullcontext(scratch / "store.db") as store,
-        serving(release, store=store) as served,
+        serving(release, store=store, more=more) as served,
     ):
         ready_s, ready_mib = served.ready_s, served.memory_mib()
+        served.wait_for_makers(n_processes - 1)
         asked = Asked(served, world, scratch, seconds, warm_up_s)
         about_feeds = {} if postgres else feeds(asked)
         about_events = events(asked)
         end_mib, peak_mib = served.memory_mib(), served.memory_mib("VmHWM")
+        all_mib = served.all_processes_mib()
     return {
         "store": "postgres" if postgres else "sqlite",
+        "processes": n_processes,
         "ready_s": round(ready_s, 2),
-        "memory_mib": {"ready": ready_mib, "end": end_mib, "peak": peak_mib},
+        "memory_mib": {
+            "ready": ready_mib,
+            "end": end_mib,
+            "peak": peak_mib,
+            "all_processes": all_mib,
+        },
         **about_feeds,
         "events": about_events,
     }
@@ -156,6 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="a small world, few seconds")
     parser.add_argument("--postgres", action="store_true", help="events alone, on a server")
+    parser.add_argument("--processes", type=int, default=1, help="that make feeds")
     parser.add_argument("--release", type=Path, help="folder of releases, for `candidfeed serve`")
     parser.add_argument("--data", type=Path, help="the world that it was built from")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each measurement")
@@ -174,6 +186,7 @@ def main() -> None:
         measured = measure(
             release, world, scratch,
             seconds=seconds, warm_up_s=warm_up_s, postgres=chosen.postgres,
+            n_processes=chosen.processes,
         )  # fmt: skip
         described = json.loads((world / "world.json").read_text())["settings"]
     outcome = {

@@ -80,6 +80,25 @@ class Served:
         assert found
         return round(int(found[1]) / 1024, 1)
 
+    def all_processes_mib(self) -> float:
+        """Resident memory of the process and those it started; what they share counts once."""
+        pid = self.process.pid
+        children: list[str] = []
+        # Each thread names those that it started.
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            children += (task / "children").read_text().split()
+        told = [Path(f"/proc/{one}/smaps_rollup").read_text() for one in {str(pid), *children}]
+        shares = [re.search(r"^Pss:\s+(\d+) kB", one, re.MULTILINE) for one in told]
+        return round(sum(int(one[1]) for one in shares if one) / 1024, 1)
+
+    def wait_for_makers(self, n: int) -> None:
+        """Until so many other processes make feeds too."""
+        began = time.perf_counter()
+        while f"candidfeed_makers {n}.0\n" not in self.text("/metrics"):
+            if time.perf_counter() - began > _LONGEST_START_S:
+                raise RuntimeError(f"{n} other processes did not get ready")
+            time.sleep(0.05)
+
 
 def start(release: Path, *, store: Path | str, more: Sequence[str] = ()) -> Served:
     """A service on any free port; the caller ends its process.
