@@ -362,7 +362,8 @@ class Served:
         if self.born_column is not None:
             return self.items[self.born_column].dt.epoch("ms").cast(pl.Float64).to_numpy() / 1e3
         first = np.full(self.n_items, np.inf)
-        np.minimum.at(first, self.pasts.items, self.pasts.times_s)
+        # Events without a time say nothing.
+        np.fmin.at(first, self.pasts.items, self.pasts.times_s)
         return np.where(np.isfinite(first), first, np.nan)
 
     @cached_property

@@ -200,6 +200,8 @@ class LiveRelease:
 
     def past_of(self, history: History) -> Past:
         """Those of a user's events that a model reads: positive ones about items of the release."""
+        if not len(history):
+            return _NOTHING
         kinds = self.served.settings.positive_kinds
         rows = self.rows_of(history.item_ids)
         # Of a newcomer no model has learned yet what having touched it says.
