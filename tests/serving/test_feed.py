@@ -1,5 +1,7 @@
 """Feeds over HTTP: what the pipeline gives, moved by every acknowledged event."""
 
+import io
+import json
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -375,6 +377,31 @@ def test_without_the_store_a_feed_is_made_of_what_the_client_tells(start: Start)
     assert refused.status_code == 503
     assert refused.json()["error"]["message"] == "the store is closed"
     assert one.metric("candidfeed_lost_slates_total") == 2
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/feed"), ("GET", "/v1/feed/1")])
+def test_an_error_that_should_not_be_is_answered_and_told_without_ids(
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    path: str,
+) -> None:
+    one = start()
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("should not be")
+
+    lines = io.StringIO()
+    monkeypatch.setattr(one.service.journal, "_stream", lines)
+    monkeypatch.setattr(one.service.engine, "work", broken)
+    body = {"json": {"user_id": "1"}} if method == "POST" else {}
+    answer = one.client.request(method, path, **body)
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "bug"
+    route = path.replace("/1", "/{user_id}") if path.endswith("/1") else path
+    assert one.metric("candidfeed_request_seconds_count", route=route, status="500") == 1
+    (told,) = map(json.loads, lines.getvalue().splitlines())
+    assert (told["route"], told["error"]) == (route, "RuntimeError: should not be")
 
 
 # Bad input

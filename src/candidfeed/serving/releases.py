@@ -9,7 +9,7 @@ from typing import Final
 from candidfeed.errors import CandidfeedError, StoreError
 from candidfeed.feed.policy import Policy
 from candidfeed.release.bundle import decode
-from candidfeed.release.storage import Opening, open_ahead, pointer_of
+from candidfeed.release.storage import Opening, pointer_of, read_directory
 from candidfeed.serving.journal import Journal
 from candidfeed.serving.live import LiveRelease
 from candidfeed.serving.makers import Makers
@@ -59,9 +59,9 @@ class Releases:
             DataError: the policy names what its items don't have; likewise.
         """
         began = time.perf_counter()
-        opening = opening or open_ahead(self._folder)
-        self._tried = opening.pointer
-        live = LiveRelease(decode(opening.opened.result()))
+        self._tried = pointer_of(self._folder) if opening is None else opening.pointer
+        opened = read_directory(self._folder) if opening is None else opening.opened.result()
+        live = LiveRelease(decode(opened))
         live.warm_up(self._policy, None if self.live is None else self.live.served)
         with self._following:
             self._cursor = 0
