@@ -30,7 +30,12 @@ from tests.serving.test_releases import second_of
 from candidfeed.errors import ReleaseError
 from candidfeed.feed.served import Served
 from candidfeed.release.bundle import encode
-from candidfeed.release.storage import read_directory, roll_back, write_directory
+from candidfeed.release.storage import (
+    OpenedDirectory,
+    read_directory,
+    roll_back,
+    write_directory,
+)
 from candidfeed.retrieval.index.vector_index import VectorIndex
 from candidfeed.serving.live import LiveRelease
 from candidfeed.serving.service import Service
@@ -236,13 +241,13 @@ def test_the_service_does_what_a_plain_model_does(
     second = second_of(tiny_served)
     vectors = tiny_served.item_vectors
 
-    def lent(folder: Path) -> Served:
+    def lent(opened: OpenedDirectory) -> Served:
         """What is in force, without compiling it anew; its index is the run's own."""
-        release_id = read_directory(folder).release_id
+        release_id = opened.release_id
         held = tiny_served if release_id.startswith("0001-") else second
         return replace(held, release_id=release_id, index=VectorIndex.compare_all(vectors))
 
-    monkeypatch.setattr("candidfeed.serving.releases.read_release", lent)
+    monkeypatch.setattr("candidfeed.serving.releases.decode", lent)
     monkeypatch.setattr(LiveRelease, "warm_up", lambda *_: None)
     ServiceAndModel.served, ServiceAndModel.release = tiny_served, tiny_release
     ServiceAndModel.files = encode(second)
