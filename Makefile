@@ -42,7 +42,7 @@ soak: $(VENV)/dev.stamp ## An hour of load, 200 kills and 1,000 replays of the f
 	$(BIN)/python benchmarks/replay_check.py
 
 clean: ## Remove what make made: .venv, the demo's release, caches
-	rm -rf $(VENV) $(DEMO) build dist src/*.egg-info .hypothesis
+	rm -rf $(VENV) $(DEMO) build dist src/*.egg-info .hypothesis .schemathesis
 	rm -rf .pytest_cache .ruff_cache .import_linter_cache
 	find src tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
