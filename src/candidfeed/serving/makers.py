@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from candidfeed.errors import CandidfeedError, StoreError
 from candidfeed.feed.policy import Policy
@@ -31,6 +31,9 @@ _LOAD_S: Final = 120.0
 _MAKE_S: Final = 10.0
 # How often is looked whether all are there.
 _LOOK_S: Final = 1.0
+
+Wanted: TypeAlias = Callable[[], str | None]
+CatchUp: TypeAlias = Callable[[str, Callable[[Sequence[Change]], None], Callable[[], None]], None]
 
 
 class MakerError(CandidfeedError):
@@ -155,18 +158,18 @@ class Makers:
 
     def follow(self, release_id: str, changes: Sequence[Change]) -> None:
         """Those that have this release take in what has changed of its items."""
-        for maker in self._makers:
+        # One that has none yet is not waited for: it is told all once it has.
+        for maker in [one for one in self._makers if one.release_id == release_id]:
             with maker.lock:
-                if maker.release_id == release_id:
-                    try:
-                        maker.tell(Follow(list(changes)))
-                    except MakerError as error:
-                        self._lost(maker, error)
+                try:
+                    maker.tell(Follow(list(changes)))
+                except MakerError as error:
+                    self._lost(maker, error)
 
     def keep(
         self,
-        wanted: Callable[[], str | None],
-        catch_up: Callable[[str, Callable[[Sequence[Change]], None], Callable[[], None]], None],
+        wanted: Wanted,
+        catch_up: CatchUp,
     ) -> None:
         """Start them, and see to it that all have the release that is wanted, until `close`.
 
@@ -204,7 +207,7 @@ class Makers:
                 maker.lock.release()
         return None
 
-    def _run(self, wanted: Any, catch_up: Any) -> None:
+    def _run(self, wanted: Wanted, catch_up: CatchUp) -> None:
         while not self._is_closed:
             self._look.clear()
             release_id = wanted()
@@ -213,7 +216,7 @@ class Makers:
             self._metrics.makers.set(sum(one.release_id == release_id for one in self._makers))
             self._look.wait(_LOOK_S)
 
-    def _mend(self, release_id: str, catch_up: Any) -> None:
+    def _mend(self, release_id: str, catch_up: CatchUp) -> None:
         while len(self._makers) < self._n_others and not self._is_closed:
             started = _Maker()
             with self._replacing:
@@ -227,7 +230,7 @@ class Makers:
                 except StoreError as error:
                     self._journal.write("store not read", why=str(error))
 
-    def _bring(self, maker: _Maker, release_id: str, catch_up: Any) -> None:
+    def _bring(self, maker: _Maker, release_id: str, catch_up: CatchUp) -> None:
         with maker.lock:
             maker.release_id = None
             maker.ask(replace(self._load, release_id=release_id), within_s=_LOAD_S)
