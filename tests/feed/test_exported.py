@@ -21,6 +21,11 @@ def test_what_is_no_exported_function_is_refused(tiny_served: Served) -> None:
             function.compile()
 
 
+def test_a_function_without_its_weights_is_refused(tiny_served: Served) -> None:
+    with pytest.raises(ReleaseError, match="can't run the release's functions"):
+        ExportedFunction(tiny_served.tower.stablehlo, {}).compile()
+
+
 def test_what_is_compiled_quickly_gives_the_same_up_to_rounding(tiny_served: Served) -> None:
     person = tiny_served.person(tiny_served.users.id_of(0))
     inputs = tower_inputs(person, tiny_served.settings, item_vectors=tiny_served.item_vectors)
@@ -33,7 +38,7 @@ def test_an_option_that_this_xla_does_not_know_is_done_without(
     tiny_served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exported, "_QUICKLY", {"xla_cpu_no_such_option": True})
-    ExportedFunction(tiny_served.tower.stablehlo, {}).compile(quickly=True)
+    ExportedFunction(tiny_served.tower.stablehlo, tiny_served.tower.weights).compile(quickly=True)
 
 
 @pytest.mark.parametrize("shape", [(2, 64), (1, 65)])

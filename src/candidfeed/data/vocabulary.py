@@ -61,8 +61,7 @@ class Vocabulary:
         return found
 
     def _rows_of_numbers(self, asked: Sequence[Any]) -> NDArray[np.int32]:
-        ascending, rows = self._ascending
-        numbers = ascending.to_numpy()
+        numbers, rows = self._ascending_numbers, self._ascending[1]
         found = np.full(len(asked), UNKNOWN, np.int32)
         places = [place for place, one in enumerate(asked) if one is not None]
         if places and len(numbers):
@@ -96,6 +95,11 @@ class Vocabulary:
             return self.ids, np.arange(len(self.ids), dtype=np.int32)
         order = self.ids.arg_sort()
         return self.ids.gather(order).set_sorted(), order.to_numpy().astype(np.int32)
+
+    @cached_property
+    def _ascending_numbers(self) -> NDArray[np.int64]:
+        """The same where they are numbers: a series in several parts would be copied each time."""
+        return self._ascending[0].to_numpy()
 
     def _rows_of_many(self, asked: pl.Series) -> NDArray[np.int32]:
         known = pl.DataFrame({"id": self.ids, "row": np.arange(len(self.ids), dtype=np.int32)})

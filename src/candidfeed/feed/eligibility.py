@@ -76,8 +76,13 @@ def eligible(
         rows = one.rows
         for rule in rules:
             is_barred = rule.bars(rows)
-            removed[rule.reason].append(rows[is_barred])
-            rows = rows[~is_barred]
+            if is_barred.any():
+                removed[rule.reason].append(rows[is_barred])
+                rows = rows[~is_barred]
         kept.append(Proposed(one.source, rows))
-    told = (Removed(why, np.unique(np.concatenate(rows))) for why, rows in removed.items() if rows)
+    told = (Removed(why, _once(rows)) for why, rows in removed.items())
     return tuple(kept), tuple(told)
+
+
+def _once(parts: Sequence[Rows]) -> Rows:
+    return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int32)

@@ -15,8 +15,10 @@ def history_reasons(served: Served, person: Person, rows: Rows) -> list[str]:
     Without that item in the person's past the score would be lower by what it adds. Where no item
     adds anything, the reason is the past as a whole, which is what stage one reads.
     """
-    cited, adds = strongest(served, person, rows)
     whole = f"fits {_n_events(served, person.past)} as a whole"
+    if served.neighbours.are_none:
+        return [whole] * len(rows)
+    cited, adds = strongest(served, person, rows)
     return [
         _because(served, person.past, place) if adding > _LEAST else whole
         for place, adding in zip(cited, adds, strict=True)

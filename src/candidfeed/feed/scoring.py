@@ -103,7 +103,8 @@ def tower_inputs(person: Person, settings: FeedSettings, *, item_vectors: Floats
         "feature_weights": person.bag.weights,
     }
     if settings.tower_reads_vectors:
-        inputs["history_vectors"] = item_vectors[np.minimum(history, n_items - 1)]
+        # Padding has the last item's, which nothing reads.
+        inputs["history_vectors"] = item_vectors.take(history, axis=0, mode="clip")
     return inputs
 
 

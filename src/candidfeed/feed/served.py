@@ -91,12 +91,16 @@ class Past:
         """The latest `width` events as the history of one user, padded to exactly `width`."""
         n = min(len(self), width)
         last = slice(len(self) - n, None)
+        lengths = np.array([n], np.int32)
+        if n == width:
+            items, values = self.items[last][None], self.values[last][None]
+            return PaddedHistories(items, values, self.times_s[last][None], lengths, n_items)
         items = np.full((1, width), n_items, np.int32)
         values = np.full((1, width), np.nan, np.float32)
         times_s = np.full((1, width), np.nan)
         items[0, :n], values[0, :n] = self.items[last], self.values[last]
         times_s[0, :n] = self.times_s[last]
-        return PaddedHistories(items, values, times_s, np.array([n], np.int32), n_items)
+        return PaddedHistories(items, values, times_s, lengths, n_items)
 
     def then(self, later: "Past") -> "Past":
         """Both, oldest first; an item of both counts once, its last time."""
@@ -171,6 +175,11 @@ class Neighbours:
     """
 
     weights: Floats | sp.csr_matrix
+
+    @property
+    def are_none(self) -> bool:
+        """Whether no item speaks for another."""
+        return _is_empty(self.weights)
 
     def scores(self, touched: Rows, own_row: int) -> Floats:
         """What the touched items add up to for every item, float32 [n_items]; whoever asks."""

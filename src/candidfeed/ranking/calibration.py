@@ -93,5 +93,5 @@ def weighted_sum(heads: Mapping[str, Floats], weights: Mapping[str, float]) -> N
 
 def log_odds(p: Floats) -> Floats:
     """Natural log of p / (1 - p); what is next to 0 or 1 is held off it."""
-    p = np.clip(p, _FURTHEST, 1.0 - _FURTHEST)
+    p = np.minimum(np.maximum(p, _FURTHEST), 1.0 - _FURTHEST)
     return np.log(p) - np.log1p(-p)

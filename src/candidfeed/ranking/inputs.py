@@ -112,8 +112,9 @@ class RankerSpace:
 
     def time_bins(self, time_s: NDArray[np.float64]) -> NDArray[np.int32]:
         """int32, shape as given; an unknown time has the bin after the last."""
-        bins = np.searchsorted(self.time_edges, np.nan_to_num(time_s), side="right")
-        return np.where(np.isnan(time_s), len(self.time_edges) + 1, bins).astype(np.int32)
+        # NaN stands behind all edges.
+        bins = np.searchsorted(self.time_edges, time_s, side="right")
+        return (bins + np.isnan(time_s)).astype(np.int32)
 
     def item_units(self, rows: NDArray[np.integer]) -> Floats:
         """Weights of `item_bag` with which each item has length 1, float32 [*rows.shape, width].
@@ -121,7 +122,7 @@ class RankerSpace:
         An item without features has length 0.
         """
         # Of the rows asked for: a table of all would double what a release of millions takes.
-        return self.item_bag.weights[rows] / self._item_lengths[rows][..., None]
+        return self.item_bag.weights.take(rows, axis=0) / self._item_lengths.take(rows)[..., None]
 
     @cached_property
     def _item_lengths(self) -> Floats:
@@ -170,9 +171,10 @@ def dense_features(
     length = np.maximum(n_seen, 1)
     seen_counts = known.items.log_count[np.where(inside, state.history, 0)]
     user_count = sum_of_rows(inside, seen_counts)[:, None] / length
-    facts = space.facts[item]
+    # `take` gathers rows three times as fast as an index does.
+    facts = space.facts.take(item, axis=0)
     log_count = facts[..., 0]
-    age_years = (state.now_s[:, None] - space.items.mean_time_s[item]) / _YEAR_S
+    age_years = (state.now_s[:, None] - space.items.mean_time_s.take(item)) / _YEAR_S
     age_years[np.isnan(state.now_s)] = 0.0
     bins = space.time_bins(state.now_s)[:, None]
     affinity, liked_affinity = _affinities(known, space, state, item, inside)
@@ -221,11 +223,14 @@ def _affinities(
     touched = state.history[users, places]
     n_ids = space.n_item_ids
     units, asked = known.item_units(touched), space.item_units(item)
-    seen_at = (users[:, None] * n_ids + known.item_bag.ids[touched]).ravel()
-    asked_at = np.arange(len(item))[:, None, None] * n_ids + space.item_bag.ids[item]
+    seen_at, asked_at = known.item_bag.ids[touched], space.item_bag.ids.take(item, axis=0)
+    if len(item) > 1:
+        # Each user's features have places of their own.
+        seen_at = seen_at + users[:, None] * n_ids
+        asked_at = asked_at + np.arange(len(item))[:, None, None] * n_ids
 
     def products(shares: Floats) -> Floats:
-        profile = np.bincount(seen_at, shares.ravel(), minlength=len(item) * n_ids)
+        profile = np.bincount(seen_at.ravel(), shares.ravel(), minlength=len(item) * n_ids)
         return (profile.take(asked_at) * asked).sum(axis=-1).astype(np.float32)
 
     if space.scale.like_at is None:

@@ -52,11 +52,14 @@ class UserState:
         past: PaddedHistories, bag: Bag, row: NDArray[np.int32], scale: RatingScale
     ) -> "UserState":
         """State of the users whose past and features these are; now = their last event."""
-        values, lengths = past.values, past.lengths
-        rated = np.isfinite(values) & (scale.like_at is not None)
-        deviation = sum_of_rows(rated, values.astype(np.float64) - scale.mean)
-        mean = scale.mean + deviation / (rated.sum(axis=1) + SHRINK_EVENTS)
-        tone = np.where(rated, values - mean[:, None], 0.0)
+        lengths = past.lengths
+        if scale.like_at is None:
+            mean, tone = np.full(len(lengths), scale.mean), np.zeros(past.values.shape)
+        else:
+            rated = np.isfinite(past.values)
+            deviation = sum_of_rows(rated, past.values.astype(np.float64) - scale.mean)
+            mean = scale.mean + deviation / (rated.sum(axis=1) + SHRINK_EVENTS)
+            tone = np.where(rated, past.values - mean[:, None], 0.0)
         last = past.times_s[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
         return UserState(
             row=row,

@@ -41,6 +41,11 @@ class UserNeighbours:
     k: int
     shrink: float
 
+    @property
+    def are_none(self) -> bool:
+        """Whether nobody speaks for anything."""
+        return not self.touched.nnz
+
     @cached_property
     def _users_of(self) -> sp.csr_matrix:
         return self.touched.T.tocsr()

@@ -150,8 +150,7 @@ class Engine:
         metrics.candidates.observe(made.n_candidates)
         if made.n_non_finite:
             metrics.non_finite.inc(made.n_non_finite)
-        for score in made.scores:
-            metrics.scores.observe(score)
+        metrics.scores.observe(made.scores)
 
 
 def _told_by_client(request: FeedRequest, now_s: float) -> History:

@@ -1,12 +1,50 @@
 """What the service counts and measures, for Prometheus."""
 
+import threading
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 _SECONDS = (
     0.0005, 0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.012, 0.016, 0.025, 0.05, 0.1, 0.25, 1.0,
 )  # fmt: skip
 _SCORES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _ITEMS = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1_000)
+
+
+class Distribution(Collector):
+    """A histogram that takes many values at a time, which `Histogram` takes one by one.
+
+    Args:
+        bounds: upper ends of the buckets, ascending and finite; one more is for all above.
+    """
+
+    def __init__(
+        self, name: str, told: str, bounds: Sequence[float], registry: CollectorRegistry
+    ) -> None:
+        self._name, self._told, self._bounds = name, told, np.array(bounds, np.float64)
+        self._counts, self._sum = np.zeros(len(bounds) + 1, np.int64), 0.0
+        self._lock = threading.Lock()
+        registry.register(self)
+
+    def observe(self, values: Sequence[float]) -> None:
+        """Count finite values."""
+        buckets = np.searchsorted(self._bounds, values)
+        counts = np.bincount(buckets, minlength=len(self._counts))
+        with self._lock:
+            self._counts += counts
+            self._sum += sum(values)
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        with self._lock:
+            counts, total = self._counts.tolist(), self._sum
+        ends = [*(str(bound) for bound in self._bounds.tolist()), "+Inf"]
+        buckets = list(zip(ends, accumulate(counts), strict=True))
+        yield HistogramMetricFamily(self._name, self._told, buckets=buckets, sum_value=total)
 
 
 class Metrics:
@@ -50,9 +88,7 @@ class Metrics:
         self.candidates = Histogram(
             "candidfeed_candidates", "Items ranked a feed", registry=registry, buckets=_ITEMS
         )
-        self.scores = Histogram(
-            "candidfeed_score", "Score of each slot", registry=registry, buckets=_SCORES
-        )
+        self.scores = Distribution("candidfeed_score", "Score of each slot", _SCORES, registry)
         self.fallbacks = counted("fallbacks", "Feeds that lack a step", "name")
         self.refused = counted("refused", "Requests that were refused", "reason")
         self.unknown_ids = counted("unknown_ids", "Ids the release does not know", "kind")

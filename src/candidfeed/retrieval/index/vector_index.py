@@ -39,7 +39,7 @@ from candidfeed.retrieval.index.state import (
 )
 
 # Users' vectors that a build uses: half to tune with, half to measure with.
-N_QUERIES = 512
+N_QUERIES = 1_024
 _LEAST_QUERIES = 20
 
 
