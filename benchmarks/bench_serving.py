@@ -136,7 +136,7 @@ def measure(
     postgres: bool,
     n_processes: int,
 ) -> dict[str, Any]:
-    more = () if n_processes == 1 else ("--processes", str(n_processes), "--workers", "1")
+    more = () if n_processes == 1 else ("--processes", str(n_processes))
     with (
         postgres_url() if postgres else nullcontext(scratch / "store.db") as store,
         serving(release, store=store, more=more) as served,

@@ -39,7 +39,15 @@ def serve(
             min=1, metavar="MS", help="After so long a feed is answered with what there is."
         ),
     ] = 150.0,
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that make feeds.")] = 2,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Threads that make feeds in the first process; without it 2, with more processes "
+            "1.",
+        ),
+    ] = None,
     processes: Annotated[
         int,
         typer.Option(
@@ -123,7 +131,7 @@ def serve(
 
     chosen = ServeSettings(
         deadline_ms=deadline_ms,
-        n_workers=workers,
+        n_workers=workers or (2 if processes == 1 else 1),
         n_processes=processes,
         n_waiting=waiting,
         requests_per_s=requests_per_s,
