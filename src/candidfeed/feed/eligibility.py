@@ -71,10 +71,11 @@ def eligible(
 ) -> tuple[tuple[Proposed, ...], tuple[Removed, ...]]:
     """What may be shown, in the order it came, and what may not, by the first rule that bars it."""
     removed: dict[str, list[Rows]] = {rule.reason: [] for rule in rules}
+    barring = [rule for rule in rules if rule.at_most]
     kept = []
     for one in proposed:
         rows = one.rows
-        for rule in rules:
+        for rule in barring:
             is_barred = rule.bars(rows)
             if is_barred.any():
                 removed[rule.reason].append(rows[is_barred])
