@@ -7,6 +7,7 @@ import pytest
 
 from candidfeed.feed.choose import BRAKE, rests_on_last, rng_of
 from candidfeed.feed.eligibility import MUTED, muted
+from candidfeed.feed.item_table import ItemTable
 from candidfeed.feed.pipeline import (
     LATEST,
     Ask,
@@ -205,7 +206,7 @@ def test_candidates_are_as_many_however_much_is_muted(tiny_served: Served) -> No
     tags = np.full(40, "muted")
     last = vector_order[-1]
     tags[last] = "open"
-    served = replace(few, items=few.items.with_columns(tags=tags))
+    served = replace(few, items=ItemTable(few.items.frame.with_columns(tags=tags)))
     column = served.item_codes("tags")
     rule = muted([(column, column.values.rows(["muted"]))])
     found = retrieve(served, person, Ask(k=3, now_s=1.7e9, rules=(rule,)))

@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 from candidfeed.feed.explain import history_reasons, popular_reasons, strongest
+from candidfeed.feed.item_table import ItemTable
 from candidfeed.feed.served import Neighbours, Past, Person, Served
 from candidfeed.ranking.rating_scale import RatingScale
 
@@ -104,7 +105,7 @@ def test_one_person_is_no_people_and_thousands_are_grouped(tiny_served: Served) 
 
 
 def test_a_very_long_title_is_cut_in_a_reason(tiny_served: Served, person: Person) -> None:
-    items = tiny_served.items.with_columns(title=pl.lit("x" * 10_000))
+    items = ItemTable(tiny_served.items.frame.with_columns(title=pl.lit("x" * 10_000)))
     served = replace(tiny_served, items=items, neighbours=Neighbours(WEIGHTS))
     [reason] = history_reasons(served, person, np.array([2], np.int32))
     assert reason == f"because you rated {'x' * 79}… 4.5"

@@ -18,6 +18,7 @@ from candidfeed.data.load import load_dataset
 from candidfeed.data.splits import make_split
 from candidfeed.data.tables import Dataset
 from candidfeed.errors import ReleaseError
+from candidfeed.feed.item_table import ItemTable
 from candidfeed.feed.pipeline import Ask, recommend
 from candidfeed.feed.served import Neighbours, Served
 from candidfeed.release import bundle
@@ -56,7 +57,7 @@ def test_sparse_neighbours_and_a_log_without_features_are_read_back(
     served = replace(
         tiny_exported,
         neighbours=Neighbours(sp.csr_matrix(weights)),
-        items=tiny_exported.items.select("item_id", "title"),
+        items=ItemTable(tiny_exported.items.frame.select("item_id", "title")),
         user_map=replace(tiny_exported.user_map, columns=()),
     )
     found = read_release(written(served, tmp_path / "r"))

@@ -198,6 +198,6 @@ def test_shapes_are_whole_groups_of_rows_and_no_longer_than_is_learned_from(
 
 
 def test_sensitive_columns_and_long_texts_are_not_in_a_release(tiny_exported: Served) -> None:
-    assert tiny_exported.items.columns == ["item_id", "title", "tags"]
+    assert list(tiny_exported.items.schema) == ["item_id", "title", "tags"]
     assert [column.name for column in tiny_exported.user_map.columns] == ["job"]
     assert [column.name for column in tiny_exported.item_map.columns] == ["tags", "words"]

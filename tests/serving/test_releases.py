@@ -19,6 +19,7 @@ from tests.conftest import user_id
 from tests.serving.conftest import Running, Start, publish
 
 from candidfeed.errors import ReleaseError
+from candidfeed.feed.item_table import ItemTable
 from candidfeed.feed.served import Served
 from candidfeed.release import bundle, storage
 from candidfeed.release.storage import read_directory, roll_back
@@ -28,7 +29,8 @@ MARK = " (second)"
 
 def second_of(served: Served) -> Served:
     """The same with other titles: an answer shows which release it was made of."""
-    return replace(served, items=served.items.with_columns(pl.col("title") + MARK))
+    titled = served.items.frame.with_columns(pl.col("title") + MARK)
+    return replace(served, items=ItemTable(titled))
 
 
 def in_force(one: Running, release_id: str) -> None:

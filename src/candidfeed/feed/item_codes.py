@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from candidfeed.config import suggest
 from candidfeed.data.vocabulary import UNKNOWN, Vocabulary
 from candidfeed.errors import DataError
+from candidfeed.feed.item_table import ItemTable
 
 Rows = NDArray[np.int32]
 
@@ -68,7 +69,7 @@ class ItemCodes:
         return np.logical_or.reduce(np.isin(self.of_rows(rows), codes), axis=1)
 
 
-def require_coded(items: pl.DataFrame, names: Iterable[str], place: str) -> None:
+def require_coded(items: ItemTable, names: Iterable[str], place: str) -> None:
     """
     Args:
         place: where the names stand, for the message.
@@ -85,7 +86,7 @@ def require_coded(items: pl.DataFrame, names: Iterable[str], place: str) -> None
             )
 
 
-def coded_columns(items: pl.DataFrame) -> Sequence[str]:
+def coded_columns(items: ItemTable) -> Sequence[str]:
     """Columns of categories and of tags: what can be capped and muted."""
     kinds = (pl.String, pl.List(pl.String))
     names = (name for name, dtype in items.schema.items() if dtype in kinds)

@@ -21,6 +21,7 @@ from candidfeed.data.interactions import Interactions
 from candidfeed.data.vocabulary import UNKNOWN, Vocabulary
 from candidfeed.feed.exported import ExportedFunction
 from candidfeed.feed.item_codes import ItemCodes
+from candidfeed.feed.item_table import ItemTable
 from candidfeed.feed.newcomers import ContentMap, Newcomers
 from candidfeed.ranking.calibration import Calibrator
 from candidfeed.ranking.inputs import RankerSpace
@@ -217,7 +218,7 @@ class Served:
         user_map, item_map: what turns features into bags.
         user_bag: features of every user.
         pasts: what every user is known to have done.
-        items: one row an item: `item_id`, `title`, and what else is known of it.
+        items: what is shown of each item.
         index: stage one's side of the items.
         tower: history and features of a user to a vector, float32 [1, dim].
         neighbours: the item-to-item model, or what people with much the same past touched.
@@ -236,7 +237,7 @@ class Served:
     item_map: FeatureMap
     user_bag: Bag
     pasts: Pasts
-    items: pl.DataFrame
+    items: ItemTable
     index: VectorIndex
     tower: ExportedFunction
     neighbours: Neighbours | UserNeighbours

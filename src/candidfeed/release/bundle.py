@@ -37,6 +37,7 @@ from candidfeed.data.tables import Label
 from candidfeed.data.vocabulary import Vocabulary
 from candidfeed.errors import ReleaseError
 from candidfeed.feed.exported import ExportedFunction
+from candidfeed.feed.item_table import ItemTable
 from candidfeed.feed.newcomers import ContentMap
 from candidfeed.feed.served import FeedSettings, Neighbours, Pasts, Served
 from candidfeed.ranking.action_inputs import ActionSpace, Rates
@@ -102,7 +103,7 @@ def encode(served: Served) -> dict[str, FileContent]:
         "config.json": encode_json(config),
         "features.json": encode_json(maps),
         "users.parquet": _parquet(served.users.ids.rename("user_id").to_frame()),
-        "items.parquet": _parquet(served.items),
+        "items.parquet": _parquet(served.items.frame),
         "arrays.safetensors": _tensors(arrays),
         "neighbours.safetensors": _tensors(_weights_of(served.neighbours)),
     }
@@ -180,7 +181,7 @@ def _decode(folder: Path, *, release_id: str) -> Served:
         item_map=FeatureMap.from_json(maps["items"]),
         user_bag=_struct("user_bag", Bag, arrays),
         pasts=_struct("pasts", Pasts, arrays),
-        items=_table(folder / "items.parquet"),
+        items=ItemTable.of_file(folder / "items.parquet"),
         index=_index(folder, config["index"], arrays),
         neighbours=_neighbours_of(_load(folder / "neighbours.safetensors")),
         trending=arrays["trending"],

@@ -19,6 +19,7 @@ from candidfeed.data.splits import Split
 from candidfeed.data.tables import Dataset, Feature
 from candidfeed.errors import ReleaseError
 from candidfeed.feed.exported import Arrays, ExportedFunction
+from candidfeed.feed.item_table import ItemTable
 from candidfeed.feed.newcomers import ContentMap
 from candidfeed.feed.scoring import candidate_inputs, tower_inputs, user_state, user_vector
 from candidfeed.feed.served import FeedSettings, Floats, Neighbours, Pasts, Person, Served
@@ -72,7 +73,7 @@ def export_pair(
         item_map=features.item_map,
         user_bag=features.user_bag,
         pasts=pasts,
-        items=_shown_items(dataset, split),
+        items=ItemTable(_shown_items(dataset, split)),
         index=VectorIndex.compare_all(item_vectors),
         tower=export_function(
             pair.tower.model,
