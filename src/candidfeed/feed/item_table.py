@@ -34,7 +34,9 @@ class ItemTable:
             OSError, ValueError, PolarsError: it can't be read, or is not such a file.
         """
         content = np.memmap(path, np.uint8, mode="r")
-        return ItemTable(pl.read_parquet(content.tobytes(), columns=list(_HELD)), content)
+        held = pl.read_parquet(content.tobytes(), columns=list(_HELD))
+        # In one part ids are NumPy's without a copy.
+        return ItemTable(held.rechunk(), content)
 
     def __len__(self) -> int:
         return len(self._held)

@@ -53,7 +53,7 @@ class LiveRelease:
         self.served = served
         n = served.n_items
         # Replaced as a whole: a request reads what was before a change, or after it.
-        self.changes = Changes(np.zeros(n, bool), np.full(n, np.inf))
+        self.changes = Changes(np.zeros(n, bool), np.broadcast_to(np.inf, n))
         # Odd while a change is taken in: rules and index may then say different things.
         self.version = 0
 
