@@ -32,7 +32,7 @@ from candidfeed.data.synthetic.settings import WorldSettings
 from candidfeed.feed import pipeline, scoring
 from candidfeed.feed.served import Person, Served
 from candidfeed.release.bundle import read_release
-from measured import commit, machine, peak_memory_mib, spread
+from measured import commit, loop_ms, machine, peak_memory_mib, spread
 
 CANDIDFEED = Path(sys.executable).with_name("candidfeed")
 SHORT_WORLD = WorldSettings(n_users=2_000, n_items=1_000, n_events=40_000, seed=0)
@@ -110,6 +110,7 @@ def main() -> None:
     chosen = parser.parse_args()
     # As `candidfeed serve`: XLA asks for it when it first computes.
     os.environ.setdefault("NPROC", "1")
+    loop_before_ms = loop_ms()
     with tempfile.TemporaryDirectory() as scratch:
         release = chosen.release or small_release(Path(scratch))
         start = time.perf_counter()
@@ -124,6 +125,7 @@ def main() -> None:
         "benchmark": "feed",
         "commit": commit(),
         "machine": machine(),
+        "loop_ms": [loop_before_ms, loop_ms()],
         "python": platform.python_version(),
         "dataset": served.settings.dataset,
         "n_items": served.n_items,

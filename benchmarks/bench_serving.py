@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measured import commit, machine
+from measured import commit, loop_ms, machine
 from served import Served, candidfeed, postgres_url, serving, small_release
 
 # Of each measurement.
@@ -182,7 +182,7 @@ def main() -> None:
         release, world = chosen.release, chosen.data
         if release is None:
             release, world = small_release(scratch)
-        load_before = os.getloadavg()[0]
+        load_before, loop_before_ms = os.getloadavg()[0], loop_ms()
         measured = measure(
             release, world, scratch,
             seconds=seconds, warm_up_s=warm_up_s, postgres=chosen.postgres,
@@ -193,6 +193,7 @@ def main() -> None:
         "benchmark": "serving",
         "commit": commit(),
         "machine": machine(),
+        "loop_ms": [loop_before_ms, loop_ms()],
         "python": platform.python_version(),
         "load_before": round(load_before, 1),
         "users": described["n_users"],

@@ -4,8 +4,9 @@ import os
 import platform
 import resource
 import subprocess
+import time
 from collections.abc import Sequence
-from statistics import quantiles
+from statistics import median, quantiles
 
 
 def commit() -> str:
@@ -15,6 +16,16 @@ def commit() -> str:
 
 def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+def loop_ms() -> float:
+    """How long a fixed loop of plain Python takes: how fast the machine is just now."""
+    taken_s = []
+    for _ in range(5):
+        start = time.perf_counter()
+        sum(i * i for i in range(200_000))
+        taken_s.append(time.perf_counter() - start)
+    return round(1e3 * median(taken_s), 1)
 
 
 def spread(taken_s: Sequence[float]) -> dict[str, float]:
