@@ -207,6 +207,15 @@ def test_a_new_item_is_served_by_its_content_at_once(start: Start) -> None:
     assert one.item_ids(user_id(5), mode="latest")[0] == "other"
 
 
+def test_a_value_that_only_new_items_have_can_be_muted(start: Start) -> None:
+    one = start()
+    fields = {"title": "Of a new kind", "tags": ["unheard of"]}
+    one.client.put("/v1/items/new", json={"fields": fields})
+    assert one.item_ids(user_id(3), allow=["new"]) == ["new"]
+    one.client.put(f"/v1/users/{user_id(3)}", json={"fields": {"muted": {"tags": ["unheard of"]}}})
+    assert one.item_ids(user_id(3), allow=["new"]) == []
+
+
 def test_a_new_item_needs_content_and_its_features_must_make_sense(start: Start) -> None:
     one = start()
     one.client.put("/v1/items/bare", json={"fields": {"expires_s": 9e9}})

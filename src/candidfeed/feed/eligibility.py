@@ -45,6 +45,9 @@ def masked(
     reason: str, mask: NDArray[np.bool_], n_barred: int, *, index_knows: bool = False
 ) -> Rule:
     """Bars the rows where the mask is true: so many. It says nothing of rows beyond its end."""
+    if not n_barred:
+        # Of a million items the mask would be fetched from memory for each request.
+        return Rule(reason, lambda asked: np.zeros(len(asked), bool), 0, index_knows)
 
     def bars(asked: Rows) -> NDArray[np.bool_]:
         if len(asked) and asked.max() >= len(mask):
@@ -71,11 +74,10 @@ def eligible(
 ) -> tuple[tuple[Proposed, ...], tuple[Removed, ...]]:
     """What may be shown, in the order it came, and what may not, by the first rule that bars it."""
     removed: dict[str, list[Rows]] = {rule.reason: [] for rule in rules}
-    barring = [rule for rule in rules if rule.at_most]
     kept = []
     for one in proposed:
         rows = one.rows
-        for rule in barring:
+        for rule in rules:
             is_barred = rule.bars(rows)
             if is_barred.any():
                 removed[rule.reason].append(rows[is_barred])

@@ -232,7 +232,7 @@ class InvertedIndex:
 
 def _n_likely(k: int) -> int:
     """How many rows are scored again for the k best."""
-    return max(int(_SHORTLIST * k), k + _LEAST_SPARE)
+    return max(_SHORTLIST * k, k + _LEAST_SPARE)
 
 
 def _n_better(scores: Floats, are_open: NDArray[np.bool_], k: int) -> int:
