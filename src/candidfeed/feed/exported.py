@@ -17,7 +17,7 @@ _Options = dict[str, str | bool]
 # For a process that asks once. Measured on both functions of ML-100K: 0.3 s of processor time to
 # compile in place of 1.4 s, then 14 ms a call in place of 5 ms.
 _QUICKLY: _Options = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": "0"}
-# Products of one user's few rows: XLA's library for large ones takes .06 ms more for the tower.
+# Products of one user's few rows: XLA's library for large ones is slower (docs/log.md).
 _WELL: _Options = {"xla_cpu_experimental_ynn_fusion_type": ""}
 # Weights up to this size are compiled in: each that is handed over takes time in every call.
 _MOST_CONSTANT_BYTES = 1 << 20

@@ -15,8 +15,8 @@ _HELD = ("item_id", "title")
 class ItemTable:
     """One row an item, in columns by name: `item_id`, `title`, and what else is known of it.
 
-    Caps and what users mute read other columns, once each: of a million items they would take
-    80 MiB in every process that makes feeds.
+    Caps and what users mute read other columns, once each: in every process that makes feeds they
+    would take more than ids and titles do.
 
     Args:
         held: the columns in memory.
