@@ -21,7 +21,7 @@ from candidfeed.feed.pipeline import (
     recommend,
     retrieve,
 )
-from candidfeed.feed.scoring import ranked_heads
+from candidfeed.feed.scoring import known_of, ranked_heads
 from candidfeed.feed.selection import select
 from candidfeed.feed.served import Past, Person, Served
 from candidfeed.feed.slate import Candidates, Proposed, Slate
@@ -114,10 +114,11 @@ def test_a_score_is_the_same_to_the_last_bit_alone_among_others_and_in_any_order
 
         def heads(places: np.ndarray, person: Person = person, found: Candidates = found) -> Any:
             some = found.take(places)
-            scored = ranked_heads(
+            known = known_of(
                 tiny_served, person, some.rows,
                 tower=some.tower, neighbour=some.neighbour, now_s=1.7e9,
             )  # fmt: skip
+            scored = ranked_heads(tiny_served, known)
             return np.stack([scored.p_engaged, scored.p_like, scored.rating])
 
         every = heads(np.arange(len(found.rows)))

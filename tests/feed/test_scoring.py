@@ -8,7 +8,7 @@ import pytest
 
 from candidfeed.data.features import Bag
 from candidfeed.feed.newcomers import Newcomer
-from candidfeed.feed.scoring import dense_of, predictions, ranked_heads, user_state
+from candidfeed.feed.scoring import dense_of, known_of, predictions, ranked_heads, user_state
 from candidfeed.feed.served import Person, Rows, Served
 from candidfeed.ranking.inputs import DENSE_FEATURES, dense_features
 from candidfeed.ranking.user_state import UserState
@@ -56,10 +56,11 @@ def test_a_head_has_the_same_bits_alone_and_among_more_than_are_scored_at_once(
     scores = np.linspace(0, 1, len(rows), dtype=np.float32)
 
     def heads(places: np.ndarray) -> np.ndarray:
-        found = ranked_heads(
+        known = known_of(
             tiny_served, person, rows[places],
             tower=scores[places], neighbour=scores[places], now_s=1.7e9,
         )  # fmt: skip
+        found = ranked_heads(tiny_served, known)
         return np.stack([found.p_engaged, found.p_like, found.rating])
 
     every = heads(np.arange(N_MANY))

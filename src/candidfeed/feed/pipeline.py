@@ -21,10 +21,18 @@ from candidfeed.feed.explain import (
     popular_reasons,
 )
 from candidfeed.feed.policy import DEFAULT_POLICY, Policy
-from candidfeed.feed.scoring import Heads, View, popular_heads, ranked_heads, view_of
+from candidfeed.feed.scoring import (
+    Heads,
+    View,
+    known_of,
+    popular_heads,
+    ranked_heads,
+    view_of,
+)
 from candidfeed.feed.selection import EXPLORE, Selected
 from candidfeed.feed.served import Floats, Person, Rows, Served
 from candidfeed.feed.slate import Candidates, Proposed, Retrieved, Slate, Slot
+from candidfeed.feed.steps import Steps, alone
 from candidfeed.ranking.calibration import weighted_sum
 from candidfeed.retrieval.index.inner_products import best_of
 from candidfeed.retrieval.merge import NEIGHBOURS, SOURCES, TOWER, TRENDING, merge_by_quota
@@ -37,6 +45,15 @@ Everybodys: TypeAlias = Literal["popular", "latest"]
 # What came after the release was built: few of them would be found among all others.
 NEW: Final = "new"
 _SHARE_NEW = 0.05
+# Stages, by the names under which their time is told.
+VIEW: Final = "view"
+SEARCH: Final = "search"
+FILTER: Final = "filter"
+MERGE: Final = "merge"
+FEATURES: Final = "features"
+MODEL: Final = "model"
+SELECT: Final = "select"
+EXPLAIN: Final = "explain"
 # That list is ordered by its one signal: how many people touched an item.
 _POPULAR_WEIGHTS = {"engaged": 1.0}
 # Rules may bar far more than they will of what is proposed, such as a muted tag of half the items:
@@ -73,20 +90,37 @@ class Ask:
 
 def recommend(served: Served, person: Person, ask: Ask) -> Slate:
     """The k best items that the person has not touched; fewer where fewer are left."""
-    return rank(served, person, retrieve(served, person, ask), ask)
+    return alone(recommend_in_steps(served, person, ask))
+
+
+def recommend_in_steps(served: Served, person: Person, ask: Ask) -> Steps[Slate]:
+    """As `recommend`."""
+    retrieved = yield from retrieve_in_steps(served, person, ask)
+    return (yield from rank_in_steps(served, person, retrieved, ask))
 
 
 def retrieve(served: Served, person: Person, ask: Ask) -> Retrieved:
     """Stage one, and what may be shown of it."""
+    return alone(retrieve_in_steps(served, person, ask))
+
+
+def retrieve_in_steps(served: Served, person: Person, ask: Ask) -> Steps[Retrieved]:
+    """As `retrieve`."""
+    yield VIEW
     view = view_of(served, person)
     rules = (among(SEEN, person.past.items), *ask.rules)
     more = More.of(rules)
     some = more.at_most(_MORE * served.settings.n_candidates)
+    yield SEARCH
     proposed = propose(served, view, ask, some)
+    yield FILTER
     kept, removed = eligible(proposed, rules)
     if some != more and is_short(served, kept, proposed, some):
+        yield SEARCH
         proposed = propose(served, view, ask, more)
+        yield FILTER
         kept, removed = eligible(proposed, rules)
+    yield MERGE
     n_proposed = {one.source: len(one.rows) for one in proposed}
     return Retrieved(merge(served, kept, view), removed, n_proposed)
 
@@ -128,10 +162,17 @@ def is_short(
 
 def rank(served: Served, person: Person, retrieved: Retrieved, ask: Ask) -> Slate:
     """Stage two on what stage one hands on."""
+    return alone(rank_in_steps(served, person, retrieved, ask))
+
+
+def rank_in_steps(served: Served, person: Person, retrieved: Retrieved, ask: Ask) -> Steps[Slate]:
+    """As `rank`."""
     candidates = retrieved.candidates
-    heads = score(served, person, candidates, now_s=ask.now_s)
+    heads = yield from score_in_steps(served, person, candidates, now_s=ask.now_s)
+    yield SELECT
     values = value(heads, weights_of(served, person))
     selected = selected_of(served, person, candidates, values, ask)
+    yield EXPLAIN
     said = _said(served, heads, selected.picked, ask)
     return Slate(
         person=person,
@@ -235,12 +276,22 @@ def merge(served: Served, kept: tuple[Proposed, ...], view: View | None) -> Cand
 
 def score(served: Served, person: Person, candidates: Candidates, *, now_s: float) -> Heads:
     """Stage two: the ranker, or for a person without a past what everybody did."""
+    return alone(score_in_steps(served, person, candidates, now_s=now_s))
+
+
+def score_in_steps(
+    served: Served, person: Person, candidates: Candidates, *, now_s: float
+) -> Steps[Heads]:
+    """As `score`."""
+    yield FEATURES
     if not len(person.past):
         return popular_heads(served, candidates.rows)
-    return ranked_heads(
+    known = known_of(
         served, person, candidates.rows,
         tower=candidates.tower, neighbour=candidates.neighbour, now_s=now_s,
     )  # fmt: skip
+    yield MODEL
+    return ranked_heads(served, known)
 
 
 def weights_of(served: Served, person: Person) -> Mapping[str, float]:

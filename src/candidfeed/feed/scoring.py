@@ -115,7 +115,22 @@ def user_state(space: RankerSpace, person: Person, *, width: int, now_s: float) 
     return replace(state, now_s=np.array([now_s]))
 
 
-def ranked_heads(
+@dataclass(frozen=True)
+class Known:
+    """What the ranker is asked with.
+
+    Attributes:
+        rows: of the candidates, int32 [c]; those of newcomers are as of padding, for the ranker
+            knows nothing of them by their rows.
+        dense: of each candidate, float32 [c, len(DENSE_FEATURES)].
+    """
+
+    state: UserState
+    rows: Rows
+    dense: Floats
+
+
+def known_of(
     served: Served,
     person: Person,
     rows: Rows,
@@ -123,28 +138,33 @@ def ranked_heads(
     tower: Floats,
     neighbour: Floats,
     now_s: float,
-) -> Heads:
-    """What the ranker predicts of these candidates.
-
+) -> Known:
+    """
     Args:
         rows: int32 [c].
         tower: inner products of stage one, float32 [c].
         neighbour: scores of the neighbour model, float32 [c].
         now_s: seconds since 1970 UTC; NaN if unknown.
     """
-    space, rated = served.space, served.has_ratings
+    space = served.space
     state = user_state(space, person, width=_width_of(served, person), now_s=now_s)
     dense = dense_of(served, state, rows, tower, neighbour)
     if (are_new := served.are_new(rows)) is not None:
-        # The ranker knows nothing of them by their rows, as of padding.
         rows = np.where(are_new, space.n_items, rows).astype(np.int32)
+    return Known(state, rows, dense)
+
+
+def ranked_heads(served: Served, known: Known) -> Heads:
+    """What the ranker predicts of these candidates."""
+    space, rated = served.space, served.has_ratings
+    state, rows, dense = known.state, known.rows, known.dense
     predicted = predictions(served, state, rows, dense)
     logit, nothing = predicted["engaged"].astype(np.float64), np.zeros(len(rows))
     p_level = predicted["rating"].astype(np.float64) if rated else np.empty((len(rows), 0))
 
     def later(places: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        some, known = rows[places], dense[places]
-        return _actions(served, action_predictions(served, state, some, known))
+        asked = action_predictions(served, state, rows[places], dense[places])
+        return _actions(served, asked)
 
     # What is not finite goes on as it is: it is ranked last, and counted.
     with np.errstate(over="ignore", invalid="ignore"):

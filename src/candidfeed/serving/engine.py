@@ -1,14 +1,14 @@
-"""From a request to an answer: what is known is read, the feed is made, and written down.
+"""From requests to answers: what is known is read, the feeds are made, and written down.
 
-Each feed is made on a worker's thread, or handed from there to another process. Where the deadline
-passes first, whoever waits takes what there is by then: `Work` is closed once, by the one or the
-other.
+Feeds are made on a worker's thread, those that wait there side by side, or handed from there to
+another process. Where the deadline passes first, whoever waits takes what there is by then: `Work`
+is closed once, by the one or the other.
 """
 
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from candidfeed.errors import StoreError
@@ -79,26 +79,35 @@ class Engine:
         began = self._clock()
         return Work(request, live, now_s, began, began + self._settings.deadline_ms / 1e3)
 
-    def make(self, work: Work) -> bytes | None:
-        """The whole feed, as far as the deadline allows; None where it was answered meanwhile."""
+    def make(self, works: Sequence[Work]) -> list[bytes | None]:
+        """The whole feeds, side by side, as far as their deadlines allow.
+
+        None for each whose deadline has passed, or that was answered meanwhile.
+        """
         began = self._clock()
-        self._metrics.stages.labels("queue").observe(began - work.began)
-        if began >= work.deadline:
-            return self.make_late(work)
-        draft = work.draft = self._read(work)
-        left_s = work.deadline - self._clock()
-        draft.stages["read"] = self._clock() - began
-        made = self._makers.make(
-            draft, lambda draft: self._maker.make(draft, left_s=left_s), left_s=left_s
-        )
-        return self._answer(work, made)
+        for work in works:
+            self._metrics.stages.labels("queue").observe(began - work.began)
+        in_time = [work for work in works if began < work.deadline]
+        made = self._makers.make([self._begun(work) for work in in_time], self._maker.make)
+        answers = {
+            work.request_id: self._answer(work, one)
+            for work, one in zip(in_time, made, strict=True)
+        }
+        return [answers.get(work.request_id) for work in works]
 
     def make_late(self, work: Work) -> bytes | None:
-        """What can be answered at once."""
+        """What can be answered at once; None where it was answered meanwhile."""
         return self._answer(work, self._maker.make_late(work.draft or self._blank(work)))
 
+    def _begun(self, work: Work) -> Draft:
+        began = self._clock()
+        draft = work.draft = self._read(work)
+        draft.stages["read"] = self._clock() - began
+        return draft
+
     def _blank(self, work: Work) -> Draft:
-        return Draft(Basis(work.request, work.request_id, work.now_s), work.live)
+        basis = Basis(work.request, work.request_id, work.now_s)
+        return Draft(basis, work.live, work.deadline - self._clock())
 
     def _read(self, work: Work) -> Draft:
         """All that is known of whom the feed is for."""

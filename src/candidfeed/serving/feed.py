@@ -92,11 +92,12 @@ async def _feed(service: Service, request: Request, bearer: Bearer, asked: FeedR
     work = request.scope[WORK] = service.engine.work(asked, _live(service), now_s=time.time())
     # One of the two answers: where the late one comes too late, the other has just done it.
     made = await service.workers.first(
-        lambda: service.engine.make(work),
+        work,
         lambda: service.engine.make_late(work),
         after_s=service.settings.deadline_ms / 1e3,
     )
-    return answered(made or b"")
+    assert made is not None, "made by nobody"
+    return answered(made)
 
 
 def _live(service: Service) -> LiveRelease:

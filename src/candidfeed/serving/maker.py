@@ -39,12 +39,19 @@ class Follow:
 
 
 @dataclass(frozen=True)
-class Make:
-    """Make this feed; answered by `Made`."""
+class Begun:
+    """What a `Draft` is begun with, but for its release."""
 
     basis: Basis
-    degraded: list[str]
     left_s: float
+    degraded: list[str]
+
+
+@dataclass(frozen=True)
+class Make:
+    """Make these feeds; answered by a list of `Made`."""
+
+    feeds: list[Begun]
 
 
 Message: TypeAlias = Load | Follow | Make
@@ -81,8 +88,11 @@ def run(pipe: Connection) -> None:
             case Make():
                 assert live is not None
                 assert maker is not None
-                draft = Draft(message.basis, live, message.degraded)
-                pipe.send(maker.make(draft, left_s=message.left_s))
+                pipe.send(
+                    maker.make(
+                        [Draft(one.basis, live, one.left_s, one.degraded) for one in message.feeds]
+                    )
+                )
 
 
 def _loaded(asked: Load, before: LiveRelease | None) -> LiveRelease:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 from candidfeed.errors import CandidfeedError, StoreError
 from candidfeed.feed.policy import Policy
 from candidfeed.serving.journal import Journal
-from candidfeed.serving.maker import Failed, Follow, Load, Make, Message
+from candidfeed.serving.maker import Begun, Failed, Follow, Load, Make, Message
 from candidfeed.serving.making import Draft, Made
 from candidfeed.serving.metrics import Metrics
 from candidfeed.store.records import Change
@@ -102,7 +102,7 @@ class Makers:
 
     Args:
         n_others: processes beside this one.
-        n_own: feeds that this one makes at a time before others are asked.
+        n_own: threads of this one that make feeds before others are asked.
     """
 
     def __init__(
@@ -132,29 +132,34 @@ class Makers:
         """Of the other processes."""
         return [maker.pid for maker in self._makers]
 
-    def make(self, draft: Draft, here: Callable[[Draft], Made], *, left_s: float) -> Made:
-        """The feed: made here, or where enough are, by one that is free and has the release."""
+    def make(
+        self, drafts: Sequence[Draft], here: Callable[[Sequence[Draft]], list[Made]]
+    ) -> list[Made]:
+        """The feeds: made here, or where enough are, by one that is free and has the release."""
         if not self._makers:
-            return here(draft)
+            return here(drafts)
         if self._own.acquire(blocking=False):
             try:
-                return here(draft)
+                return here(drafts)
             finally:
                 self._own.release()
-        maker = self._free(draft.live.release_id)
+        maker = self._free({draft.live.release_id for draft in drafts})
         if maker is None:
-            return here(draft)
+            return here(drafts)
         began = time.perf_counter()
         try:
-            message = Make(draft.basis, draft.degraded, left_s)
-            made: Made = maker.ask(message, within_s=_MAKE_S)
+            asked = Make([Begun(one.basis, one.left_s, one.degraded) for one in drafts])
+            made: list[Made] = maker.ask(asked, within_s=_MAKE_S)
         except MakerError as error:
             self._lost(maker, error)
-            return here(draft)
+            return here(drafts)
         finally:
             maker.lock.release()
-        away_s = time.perf_counter() - began - sum(made.stages.values())
-        return replace(made, stages={**draft.stages, **made.stages, "hand over": away_s})
+        away_s = time.perf_counter() - began - sum(sum(one.stages.values()) for one in made)
+        return [
+            replace(one, stages={**draft.stages, **one.stages, "hand over": away_s / len(made)})
+            for draft, one in zip(drafts, made, strict=True)
+        ]
 
     def follow(self, release_id: str, changes: Sequence[Change]) -> None:
         """Those that have this release take in what has changed of its items."""
@@ -198,11 +203,11 @@ class Makers:
             maker.end()
         self._makers = ()
 
-    def _free(self, release_id: str) -> _Maker | None:
-        """One that nobody asks, locked."""
+    def _free(self, release_ids: Set[str]) -> _Maker | None:
+        """One that nobody asks and that has what is asked for, locked."""
         for maker in self._makers:
-            if maker.release_id == release_id and maker.lock.acquire(blocking=False):
-                if maker.release_id == release_id:
+            if {maker.release_id} == release_ids and maker.lock.acquire(blocking=False):
+                if {maker.release_id} == release_ids:
                     return maker
                 maker.lock.release()
         return None

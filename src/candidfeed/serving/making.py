@@ -4,8 +4,7 @@ It needs no store and no socket, so that any process with the release can do it.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -16,13 +15,14 @@ from candidfeed.feed.pipeline import (
     POPULAR,
     Ask,
     in_retrieval_order,
-    rank,
-    retrieve,
+    rank_in_steps,
+    retrieve_in_steps,
     weights_of,
 )
 from candidfeed.feed.policy import Policy
 from candidfeed.feed.served import Person
 from candidfeed.feed.slate import Retrieved, Slate
+from candidfeed.feed.steps import Steps, alone, clocked, side_by_side
 from candidfeed.serving.basis import (
     RANKER_LATE,
     RETRIEVAL_LATE,
@@ -36,6 +36,9 @@ from candidfeed.serving.sample import encode_sample, is_sampled, sample_of
 from candidfeed.serving.slate_line import heads_of, slate_line, slot_line
 from candidfeed.serving.wire import FeedRequest, encoded
 
+# Stages, by the names under which their time is told.
+PERSON: Final = "person"
+ANSWER: Final = "answer"
 # How much the latest request counts in the time that ranking takes.
 _RECENT: Final = 0.05
 
@@ -74,12 +77,14 @@ class Draft:
     """How far a feed has come.
 
     Attributes:
+        left_s: seconds until the whole of it comes too late.
         degraded: what was left out so far.
         version: of the release's items when they were first read.
     """
 
     basis: Basis
     live: LiveRelease
+    left_s: float
     degraded: list[str] = field(default_factory=list)
     version: int = 0
     stages: dict[str, float] = field(default_factory=dict)
@@ -108,37 +113,46 @@ class FeedMaker:
         self._policy_json = policy.to_json()
         self._ranking_s = 0.0
 
-    def make(self, draft: Draft, *, left_s: float) -> Made:
-        """The whole feed, or without stage two where that would take longer than is left."""
-        deadline, draft.version = self._clock() + left_s, draft.live.version
-        with self._measured(draft, "person"):
-            person, ask = self._made_of(draft)
-        with self._measured(draft, "retrieve"):
-            retrieved = retrieve(draft.live.served, person, ask)
-            draft.person, draft.ask, draft.retrieved = person, ask, retrieved
+    def make(self, drafts: Sequence[Draft]) -> list[Made]:
+        """The whole feeds, side by side; without stage two where that would come too late."""
+        return side_by_side(
+            [clocked(self._in_steps(one), one.stages, self._clock) for one in drafts]
+        )
+
+    def _in_steps(self, draft: Draft) -> Steps[Made]:
+        deadline, draft.version = self._clock() + draft.left_s, draft.live.version
+        yield PERSON
+        person, ask = self._made_of(draft)
+        retrieved = yield from retrieve_in_steps(draft.live.served, person, ask)
+        draft.person, draft.ask, draft.retrieved = person, ask, retrieved
         if ask.everybodys == LATEST:
             slate = in_retrieval_order(draft.live.served, person, retrieved, ask)
-        elif self._clock() + self._ranking_s >= deadline:
-            return self.make_late(draft)
+        elif (began := self._clock()) + self._ranking_s >= deadline:
+            return (yield from self._late_in_steps(draft))
         else:
-            began = self._clock()
-            with self._measured(draft, "rank"):
-                slate = rank(draft.live.served, person, retrieved, ask)
+            slate = yield from rank_in_steps(draft.live.served, person, retrieved, ask)
+            # As long as it takes beside others.
             self._ranking_s += _RECENT * (self._clock() - began - self._ranking_s)
+        yield ANSWER
         return self._made(draft, slate)
 
     def make_late(self, draft: Draft) -> Made:
         """What can be had at once: the order of stage one, or what most people touched."""
-        person, ask, retrieved = draft.person, draft.ask, draft.retrieved
         # Somebody else may still be at it.
         draft = replace(draft, degraded=[*draft.degraded], stages={**draft.stages})
+        return alone(clocked(self._late_in_steps(draft), draft.stages, self._clock))
+
+    def _late_in_steps(self, draft: Draft) -> Steps[Made]:
+        person, ask, retrieved = draft.person, draft.ask, draft.retrieved
         if person is None or ask is None or retrieved is None:
             draft.degraded.append(RETRIEVAL_LATE)
             draft.basis, draft.version = draft.basis.of_nobody, draft.live.version
+            yield PERSON
             person, ask = self._made_of(draft)
-            retrieved = retrieve(draft.live.served, person, ask)
+            retrieved = yield from retrieve_in_steps(draft.live.served, person, ask)
         else:
             draft.degraded.append(RANKER_LATE)
+        yield ANSWER
         return self._made(draft, in_retrieval_order(draft.live.served, person, retrieved, ask))
 
     def _made_of(self, draft: Draft) -> tuple[Person, Ask]:
@@ -151,28 +165,27 @@ class FeedMaker:
         return person, ask
 
     def _made(self, draft: Draft, slate: Slate) -> Made:
-        with self._measured(draft, "answer"):
-            request, live = draft.basis.request, draft.live
-            slots = [slot_line(slot) for slot in slate.slots]
-            answer = {
-                "request_id": draft.basis.request_id,
-                "release_id": live.release_id,
-                "mode": _mode(request, slate),
-                "degraded": draft.degraded,
-                "slots": slots,
-            }
-            if request.debug:
-                answer["debug"] = _funnel(live, slate, self._policy)
-            body = encoded(answer)
-            line = slate_line(
-                live.served,
-                slate,
-                self._policy_json,
-                surface=request.surface,
-                degraded=draft.degraded,
-            )
-            kept = encoded(line)
-            sampled, sample = self._sampled(draft, slate)
+        request, live = draft.basis.request, draft.live
+        slots = [slot_line(slot) for slot in slate.slots]
+        answer = {
+            "request_id": draft.basis.request_id,
+            "release_id": live.release_id,
+            "mode": _mode(request, slate),
+            "degraded": draft.degraded,
+            "slots": slots,
+        }
+        if request.debug:
+            answer["debug"] = _funnel(live, slate, self._policy)
+        body = encoded(answer)
+        line = slate_line(
+            live.served,
+            slate,
+            self._policy_json,
+            surface=request.surface,
+            degraded=draft.degraded,
+        )
+        kept = encoded(line)
+        sampled, sample = self._sampled(draft, slate)
         values = [slot.value for slot in slate.slots]
         return Made(
             answer=body,
@@ -198,12 +211,6 @@ class FeedMaker:
             return "items_changed", None
         packed = encode_sample(sample)
         return ("too_large" if packed is None else "kept"), packed
-
-    @contextmanager
-    def _measured(self, draft: Draft, stage: str) -> Iterator[None]:
-        began = self._clock()
-        yield
-        draft.stages[stage] = self._clock() - began
 
 
 def _mode(request: FeedRequest, slate: Slate) -> str:

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 from candidfeed.release.storage import Opening, in_force_since
-from candidfeed.serving.engine import Engine
+from candidfeed.serving.engine import Engine, Work
 from candidfeed.serving.journal import Journal
 from candidfeed.serving.keys import FIRST_KEY, SCOPES, KeyRing
 from candidfeed.serving.limits import Buckets
@@ -18,6 +19,9 @@ from candidfeed.serving.retraining import Retraining
 from candidfeed.serving.settings import ServeSettings
 from candidfeed.serving.workers import Workers
 from candidfeed.store.store import Store
+
+# Feeds that a thread makes at once: more would gain little, and each waits for all of them.
+_SIDE_BY_SIDE: Final = 8
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Service:
     makers: Makers
     releases: Releases
     engine: Engine
-    workers: Workers
+    workers: Workers[Work, bytes]
     metrics: Metrics
     journal: Journal
     request_buckets: Buckets
@@ -63,6 +67,7 @@ class Service:
             n_others=settings.n_processes - 1,
             n_own=settings.n_workers,
         )
+        engine = Engine(store, makers, metrics, settings)
         return Service(
             folder=folder,
             settings=settings,
@@ -70,9 +75,14 @@ class Service:
             keys=KeyRing(store) if with_keys else None,
             makers=makers,
             releases=Releases(folder, store, metrics, journal, settings.policy, makers),
-            engine=Engine(store, makers, metrics, settings),
+            engine=engine,
             # Those of other processes are waited for on threads of this one.
-            workers=Workers(settings.n_workers + settings.n_processes - 1, settings.n_waiting),
+            workers=Workers(
+                engine.make,
+                n_workers=settings.n_workers + settings.n_processes - 1,
+                n_waiting=settings.n_waiting,
+                most=_SIDE_BY_SIDE,
+            ),
             metrics=metrics,
             journal=journal,
             request_buckets=Buckets(settings.requests_per_s, settings.burst),
