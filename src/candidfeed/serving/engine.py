@@ -85,8 +85,7 @@ class Engine:
         None for each whose deadline has passed, or that was answered meanwhile.
         """
         began = self._clock()
-        for work in works:
-            self._metrics.stages.labels("queue").observe(began - work.began)
+        self._metrics.stages.observe_by(("queue", began - work.began) for work in works)
         in_time = [work for work in works if began < work.deadline]
         made = self._makers.make([self._begun(work) for work in in_time], self._maker.make)
         answers = {
@@ -147,8 +146,7 @@ class Engine:
 
     def _count(self, made: Made) -> None:
         metrics = self._metrics
-        for stage, seconds in made.stages.items():
-            metrics.stages.labels(stage).observe(seconds)
+        metrics.stages.observe_by(made.stages.items())
         for name in made.degraded:
             metrics.fallbacks.labels(name).inc()
         for kind, n in made.n_unknown.items():

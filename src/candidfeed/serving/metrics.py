@@ -1,10 +1,10 @@
 """What the service counts and measures, for Prometheus."""
 
 import threading
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
@@ -21,30 +21,54 @@ class Distribution(Collector):
 
     Args:
         bounds: upper ends of the buckets, ascending and finite; one more is for all above.
+        label: that values are counted by; none where it is empty.
     """
 
     def __init__(
-        self, name: str, told: str, bounds: Sequence[float], registry: CollectorRegistry
+        self,
+        name: str,
+        told: str,
+        bounds: Sequence[float],
+        registry: CollectorRegistry,
+        label: str = "",
     ) -> None:
-        self._name, self._told, self._bounds = name, told, np.array(bounds, np.float64)
-        self._counts, self._sum = np.zeros(len(bounds) + 1, np.int64), 0.0
+        self._name, self._told, self._bounds = name, told, bounds
+        self._labels = [label] if label else []
+        # Of each value of the label: how many in each bucket, and their sum.
+        self._counts: dict[str, list[int]] = {}
+        self._sums: dict[str, float] = {}
+        if not label:
+            self._begin("")
         self._lock = threading.Lock()
         registry.register(self)
 
-    def observe(self, values: Sequence[float]) -> None:
-        """Count finite values."""
-        buckets = np.searchsorted(self._bounds, values)
-        counts = np.bincount(buckets, minlength=len(self._counts))
+    def observe(self, values: Iterable[float]) -> None:
+        """Count finite values, where there is no label."""
+        self.observe_by(("", value) for value in values)
+
+    def observe_by(self, values: Iterable[tuple[str, float]]) -> None:
+        """Count finite values, each with that of the label."""
         with self._lock:
-            self._counts += counts
-            self._sum += sum(values)
+            for label, value in values:
+                if label not in self._counts:
+                    self._begin(label)
+                self._counts[label][bisect_left(self._bounds, value)] += 1
+                self._sums[label] += value
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         with self._lock:
-            counts, total = self._counts.tolist(), self._sum
-        ends = [*(str(bound) for bound in self._bounds.tolist()), "+Inf"]
-        buckets = list(zip(ends, accumulate(counts), strict=True))
-        yield HistogramMetricFamily(self._name, self._told, buckets=buckets, sum_value=total)
+            counts = {label: [*of_label] for label, of_label in self._counts.items()}
+            sums = {**self._sums}
+        family = HistogramMetricFamily(self._name, self._told, labels=self._labels)
+        ends = [*(str(bound) for bound in self._bounds), "+Inf"]
+        for label, of_label in counts.items():
+            buckets = list(zip(ends, accumulate(of_label), strict=True))
+            family.add_metric([label] if self._labels else [], buckets, sums[label])
+        yield family
+
+    def _begin(self, label: str) -> None:
+        self._counts[label] = [0] * (len(self._bounds) + 1)
+        self._sums[label] = 0.0
 
 
 class Metrics:
@@ -84,7 +108,9 @@ class Metrics:
             return Counter(f"candidfeed_{name}", told, labels, registry=registry)
 
         self.requests = seconds("request", "From the first byte to the answer", "route", "status")
-        self.stages = seconds("stage", "Stages of a feed", "stage")
+        self.stages = Distribution(
+            "candidfeed_stage_seconds", "Stages of a feed", _SECONDS, registry, "stage"
+        )
         self.candidates = Histogram(
             "candidfeed_candidates", "Items ranked a feed", registry=registry, buckets=_ITEMS
         )
