@@ -40,14 +40,13 @@ def serve(
         ),
     ] = 150.0,
     workers: Annotated[
-        int | None,
+        int,
         typer.Option(
             min=1,
             metavar="N",
-            help="Threads that make feeds in the first process; without it 2, with more processes "
-            "1.",
+            help="Threads that make feeds in the first process, each those that wait side by side.",
         ),
-    ] = None,
+    ] = 1,
     processes: Annotated[
         int,
         typer.Option(
@@ -131,7 +130,7 @@ def serve(
 
     chosen = ServeSettings(
         deadline_ms=deadline_ms,
-        n_workers=workers or (2 if processes == 1 else 1),
+        n_workers=workers,
         n_processes=processes,
         n_waiting=waiting,
         requests_per_s=requests_per_s,

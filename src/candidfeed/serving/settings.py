@@ -29,7 +29,7 @@ class ServeSettings:
     """
 
     deadline_ms: float = 150.0
-    n_workers: int = 2
+    n_workers: int = 1
     n_processes: int = 1
     n_waiting: int = 32
     requests_per_s: float = 2_000.0
