@@ -373,6 +373,48 @@ def test_more_than_may_wait_are_refused_at_once(start: Start, tiny_served: Serve
     assert one.metric("candidfeed_refused_total", reason="busy") == 1
 
 
+def test_of_feeds_made_side_by_side_only_the_broken_one_fails(
+    start: Start, tiny_served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    one = start(deadline_ms=60_000.0)
+    alone = [one.feed(user_id(number))["slots"] for number in range(6)]
+    whole = one.service.releases.live
+    assert whole is not None
+    slow = replace(whole.served, tower=_Slow(tiny_served.tower, gate))
+    one.service.releases.live = LiveRelease(slow)
+    about, together = one.service.store.about, []
+
+    def broken(asked: str) -> Any:
+        if asked == str(user_id(99)):
+            raise RuntimeError("should not be")
+        return about(asked)
+
+    make = one.service.workers._make
+
+    def watched(works: Any) -> Any:
+        together.append(len(works))
+        return make(works)
+
+    monkeypatch.setattr(one.service.store, "about", broken)
+    monkeypatch.setattr(one.service.workers, "_make", watched)
+    monkeypatch.setattr(one.service.journal, "_stream", io.StringIO())
+    asked = [*(user_id(number) for number in range(6)), user_id(99)]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = [
+            pool.submit(one.client.post, "/v1/feed", json={"user_id": each}) for each in asked
+        ]
+        while one.service.workers.n_in_flight < len(asked):
+            threading.Event().wait(0.001)
+        gate.set()
+        *good, bad = [each.result() for each in answers]
+    assert bad.status_code == 500
+    assert [each.json()["slots"] for each in good] == alone
+    # One began before the others came; those were made together, then each for itself.
+    assert max(together) >= 3
+    assert one.service.workers.n_in_flight == 0
+
+
 def test_without_the_store_a_feed_is_made_of_what_the_client_tells(start: Start) -> None:
     one = start()
     told = [{"item_id": item_id(3), "kind": "rating", "value": 5, "time_s": NOW_S}]
