@@ -4,8 +4,10 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from candidfeed.retrieval.index.inverted import InvertedIndex
+from candidfeed.retrieval.index.inverted import InvertedIndex, Probing
 from candidfeed.retrieval.index.inverted_build import answered, recall_of
 from candidfeed.retrieval.index.state import EXACT, INVERTED
 from candidfeed.retrieval.index.vector_index import IndexSettings, VectorIndex
@@ -173,3 +175,19 @@ def test_a_query_of_any_size_finds_as_many_as_asked(size: float) -> None:
     found = index.search(query * np.float32(size), 100)
     assert len(found) == 100
     assert np.isin(index.search(query, 100).rows, found.rows).mean() > 0.9
+
+
+@given(
+    n=st.integers(1, 400), n_values=st.integers(1, 500), most=st.integers(1, 400),
+    seed=st.integers(0, 9),
+)  # fmt: skip
+def test_the_lists_worth_a_look_are_the_best_ones(
+    n: int, n_values: int, most: int, seed: int
+) -> None:
+    # Few values make many equal scores.
+    scores = np.random.default_rng(seed).integers(0, n_values, n).astype(np.float32)
+    depths, nothing = np.array([1, 2]), np.zeros(n, np.float32)
+    probing = Probing(0, nothing, depths, np.full(2, most), np.ones(2), np.full(2, n))
+    found = probing.worth_a_look(scores, 1)
+    assert len(np.unique(found)) == len(found) == min(most, n)
+    assert sorted(scores[found]) == sorted(np.sort(scores)[::-1][: len(found)])

@@ -94,7 +94,9 @@ class Probing:
             if at_reference > 0:
                 share = float(self._share_by_depth[depth])
                 least = max(least, np.float32(min(share, 1.0) * at_reference))
-        return np.flatnonzero(scores >= least)[:most]
+        found = np.flatnonzero(scores >= least)
+        # More than that only where some are equal.
+        return found if len(found) <= most else found[np.argsort(-scores[found])[:most]]
 
 
 @dataclass(frozen=True)
