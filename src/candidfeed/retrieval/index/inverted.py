@@ -96,7 +96,9 @@ class Probing:
                 least = max(least, np.float32(min(share, 1.0) * at_reference))
         found = np.flatnonzero(scores >= least)
         # More than that only where some are equal.
-        return found if len(found) <= most else found[np.argsort(-scores[found])[:most]]
+        return (
+            found if len(found) <= most else found[np.argsort(-scores[found], kind="stable")[:most]]
+        )
 
 
 @dataclass(frozen=True)
