@@ -95,10 +95,10 @@ class Probing:
                 share = float(self._share_by_depth[depth])
                 least = max(least, np.float32(min(share, 1.0) * at_reference))
         found = np.flatnonzero(scores >= least)
-        # More than that only where some are equal.
-        return (
-            found if len(found) <= most else found[np.argsort(-scores[found], kind="stable")[:most]]
-        )
+        if len(found) > most:
+            # Some are equal, and others better.
+            found = found[np.argsort(-scores[found], kind="stable")[:most]]
+        return found
 
 
 @dataclass(frozen=True)
