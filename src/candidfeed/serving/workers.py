@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 _Asked = TypeVar("_Asked")
 _Made = TypeVar("_Made")
+_Making: TypeAlias = Future[Sequence[_Made | None]]
 
 
 @dataclass(eq=False)
@@ -32,8 +33,13 @@ class _Waiting(Generic[_Asked, _Made]):
 
 @dataclass
 class _Batch(Generic[_Asked, _Made]):
-    """What one thread makes at a time; empty until it has one to spare."""
+    """What one thread makes at a time; empty until it has one to spare.
 
+    Attributes:
+        loop: that is told of its end.
+    """
+
+    loop: asyncio.AbstractEventLoop
     waiting: list[_Waiting[_Asked, _Made]] = field(default_factory=list)
 
 
@@ -81,7 +87,7 @@ class Workers(Generic[_Asked, _Made]):
         one = _Waiting[_Asked, _Made](asked, loop.create_future(), loop.create_future())
         self._waiting.append(one)
         self.n_in_flight += 1
-        self._submit(loop, _Batch())
+        self._submit(_Batch(loop))
         timer = loop.call_later(after_s, one.wake)
         # What `asyncio.wait` and an executor's future do beside this takes as long as all of it.
         await one.woken
@@ -95,10 +101,10 @@ class Workers(Generic[_Asked, _Made]):
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _submit(self, loop: asyncio.AbstractEventLoop, batch: _Batch[_Asked, _Made]) -> None:
+    def _submit(self, batch: _Batch[_Asked, _Made]) -> None:
         """One call for each that waits: those that find nothing left have nothing to do."""
         making = self._pool.submit(self._make_some, batch)
-        making.add_done_callback(lambda done: self._tell(loop, batch, done))
+        making.add_done_callback(lambda done: self._tell(batch, done))
 
     def _make_some(self, batch: _Batch[_Asked, _Made]) -> Sequence[_Made | None]:
         if not batch.waiting:
@@ -112,28 +118,18 @@ class Workers(Generic[_Asked, _Made]):
             while len(taken) < n:
                 taken.append(self._waiting.popleft())
 
-    def _tell(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        batch: _Batch[_Asked, _Made],
-        making: Future[Sequence[_Made | None]],
-    ) -> None:
+    def _tell(self, batch: _Batch[_Asked, _Made], making: _Making[_Made]) -> None:
         # A loop that has ended waits for nothing.
         with contextlib.suppress(RuntimeError):
             if batch.waiting:
-                loop.call_soon_threadsafe(self._ended, loop, batch, making)
+                batch.loop.call_soon_threadsafe(self._ended, batch, making)
 
-    def _ended(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        batch: _Batch[_Asked, _Made],
-        making: Future[Sequence[_Made | None]],
-    ) -> None:
+    def _ended(self, batch: _Batch[_Asked, _Made], making: _Making[_Made]) -> None:
         error = making.exception()
         if error is not None and len(batch.waiting) > 1:
             # Each by itself, so that only the one that can't be made fails.
             for one in batch.waiting:
-                self._submit(loop, _Batch([one]))
+                self._submit(_Batch(batch.loop, [one]))
             return
         for place, one in enumerate(batch.waiting):
             self.n_in_flight -= 1
