@@ -21,6 +21,7 @@ from candidfeed.feed.scoring import user_vector
 from candidfeed.feed.served import Past, Served
 from candidfeed.release.bundle import read_release
 from candidfeed.serving.live import LiveRelease
+from candidfeed.serving.wire import FeedRequest
 
 NOW_S = 1_760_000_000.0
 
@@ -348,6 +349,30 @@ def test_what_is_late_is_left_out_and_told(
     # The slate that was written down is the one that was answered.
     why = one.client.get(f"/v1/why/{answer['request_id']}/1").json()
     assert (why["item_id"], why["heads"]) == (answer["slots"][0]["item_id"], {})
+
+
+def test_what_is_read_for_all_is_taken_from_the_time_that_each_has_left(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, now_s, left_s = start(deadline_ms=1_000.0), [100.0], list[float]()
+    engine, live = one.service.engine, one.service.releases.live
+    assert live is not None
+    about, make = one.service.store.about, one.service.makers.make
+
+    def slowly(asked: str) -> Any:
+        now_s[0] += 0.25
+        return about(asked)
+
+    def watched(drafts: Any, here: Any) -> Any:
+        left_s.extend(draft.left_s for draft in drafts)
+        return make(drafts, here)
+
+    monkeypatch.setattr(engine, "_clock", lambda: now_s[0])
+    monkeypatch.setattr(one.service.store, "about", slowly)
+    monkeypatch.setattr(one.service.makers, "make", watched)
+    works = [engine.work(FeedRequest(user_id=str(number)), live, now_s=NOW_S) for number in (1, 2)]
+    assert None not in engine.make(works)
+    assert left_s == [0.5, 0.5]
 
 
 def test_more_than_may_wait_are_refused_at_once(start: Start, tiny_served: Served) -> None:

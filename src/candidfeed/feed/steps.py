@@ -1,8 +1,8 @@
 """Several feeds made side by side: a stage of all of them, then the next stage of all.
 
-A stage of a feed waits for memory most of its time: its code, the items' features, the model's
-weights have left the processor's caches since it last ran. Of several feeds side by side only the
-first one waits. Each feed is computed as if it were alone, to the last bit.
+Since a stage last ran, its code, the items' features and the model's weights have left the
+processor's caches; of several feeds side by side the first one fetches for all what they share.
+Each feed is computed as if it were alone, to the last bit.
 """
 
 from collections.abc import Callable, Generator, MutableMapping, Sequence

@@ -87,7 +87,11 @@ class Engine:
         began = self._clock()
         self._metrics.stages.observe_by(("queue", began - work.began) for work in works)
         in_time = [work for work in works if began < work.deadline]
-        made = self._makers.make([self._begun(work) for work in in_time], self._maker.make)
+        drafts = [self._begun(work) for work in in_time]
+        for work, draft in zip(in_time, drafts, strict=True):
+            # Not before: reading takes its part of it.
+            draft.left_s = work.deadline - self._clock()
+        made = self._makers.make(drafts, self._maker.make)
         answers = {
             work.request_id: self._answer(work, one)
             for work, one in zip(in_time, made, strict=True)
@@ -106,7 +110,7 @@ class Engine:
 
     def _blank(self, work: Work) -> Draft:
         basis = Basis(work.request, work.request_id, work.now_s)
-        return Draft(basis, work.live, work.deadline - self._clock())
+        return Draft(basis, work.live, left_s=0.0)
 
     def _read(self, work: Work) -> Draft:
         """All that is known of whom the feed is for."""
