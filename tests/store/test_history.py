@@ -47,6 +47,15 @@ def test_a_cached_user_is_not_loaded_again() -> None:
     assert log.n_loads == 1
 
 
+def test_of_those_who_did_nothing_one_answer_stands_for_all() -> None:
+    log = Log()
+    cache = log.cache()
+    assert cache.get("u") is cache.get("v")
+    cache.add(log.add("u", "a", 1))
+    assert cache.get("u").history.item_ids == ("a",)
+    assert not len(cache.get("v").history)
+
+
 def test_what_is_committed_while_a_user_is_loaded_is_not_lost() -> None:
     log = Log()
     cache = log.cache()

@@ -135,6 +135,8 @@ class HistoryCache:
 
     def _known(self, loaded: Loaded) -> Known:
         rows = loaded.events
+        if not (rows or loaded.fields or loaded.is_erased):
+            return _NOTHING
         # Popular items and kinds are the same text in many histories: held once.
         items = [sys.intern(row[1]) for row in rows]
         latest = rows[: self._n_history][::-1]
@@ -182,6 +184,10 @@ class HistoryCache:
         known = self._users.pop(user_id, None)
         if known is not None:
             self._n_held -= _weight(known)
+
+
+# Shared by all users of whom nothing is known: a full collection looks through all that is cached.
+_NOTHING: Final = Known(History((), (), (), ()), (), frozenset(), {}, is_erased=False)
 
 
 def _latest(known: Known) -> int:
