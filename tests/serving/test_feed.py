@@ -115,6 +115,19 @@ def test_debug_tells_how_many_came_and_went(shared: Running) -> None:
         assert slot["score"] == pytest.approx(summed, abs=1e-6)
 
 
+def test_debug_tells_how_much_is_known_of_the_user(start: Start) -> None:
+    one = start()
+    before = one.feed(user_id(7), debug=True)["debug"]
+    assert before["events"] == {}
+    touched = one.item_ids(user_id(7), limit=3)
+    one.send(*(event(f"c{n}", user_id(7), item) for n, item in enumerate(touched)))
+    one.send(event("v", user_id(7), touched[0], kind="view"))
+    after = one.feed(user_id(7), debug=True)["debug"]
+    assert after["events"] == {"rating": 3, "view": 1}
+    assert after["past"] == before["past"] + 3
+    assert one.feed(user_id(7), mode="popular", debug=True)["debug"]["events"] == {}
+
+
 def test_the_short_form_is_the_same_feed(shared: Running) -> None:
     answer = shared.client.get(f"/v1/feed/{user_id(8)}", params={"limit": 4}).json()
     assert answer["slots"] == shared.feed(user_id(8), limit=4)["slots"]

@@ -1,5 +1,6 @@
 """The cache of histories: what it gives is what the store holds, whoever reads meanwhile."""
 
+from collections import Counter
 from collections.abc import Callable
 
 from hypothesis import given
@@ -19,7 +20,8 @@ class Log:
 
     def add(self, user_id: str, item_id: str, time_s: float) -> list[tuple[int, Event]]:
         cursor = len(self.events) + 1
-        event = Event(str(cursor), user_id, item_id, "click", None, time_s)
+        kind = "click" if item_id < "d" else "view"
+        event = Event(str(cursor), user_id, item_id, kind, None, time_s)
         self.events.append((cursor, event))
         return [(cursor, event)]
 
@@ -31,7 +33,10 @@ class Log:
         )[:limit]
         self.while_loading()
         events = [(cursor, one.item_id, one.kind, one.value, at) for at, cursor, one in rows]
-        return Loaded(events, {}, is_erased=False)
+        return Loaded(events, self.counts(user_id), {}, is_erased=False)
+
+    def counts(self, user_id: str) -> Counter[str]:
+        return Counter(one.kind for _, one in self.events if one.user_id == user_id)
 
     def cache(self, *, n_history: int = 4, n_seen: int = 6, n_events: int = 10_000) -> HistoryCache:
         return HistoryCache(self.load, n_history=n_history, n_seen=n_seen, n_events=n_events)
@@ -142,3 +147,4 @@ def test_a_history_is_that_of_the_log_whatever_happens(
         assert history.times_s == tuple(row[4] for row in reversed(rows))
         latest = {row[1] for row in log.load(user, 6).events}
         assert latest <= cache.get(user).seen
+        assert cache.get(user).counts == log.counts(user)

@@ -169,6 +169,7 @@ def test_a_cursor_is_good_after_a_restart_an_erasure_and_a_compaction(
 
 def test_an_acknowledged_event_is_in_the_next_history(store: Store) -> None:
     assert store.history("ann") == EMPTY
+    assert store.counts("ann") == {}
     for n in range(5):
         store.append_events([event(str(n), item_id=f"i{n}", value=float(n), time_s=n)])
         history = store.history("ann")
@@ -197,10 +198,12 @@ def test_a_history_is_bounded_and_what_is_seen_reaches_further_back(
     store.append_events([event(str(n), item_id=f"i{n}", time_s=n) for n in range(7)])
     assert store.history("ann").item_ids == ("i4", "i5", "i6")
     assert store.seen("ann") == {"i2", "i3", "i4", "i5", "i6"}
+    assert store.counts("ann") == {"click": 7}
     store.append_events([event("late", item_id="late", time_s=3.5)])
     store.append_events([event("7", item_id="i7", time_s=7)])
     assert store.history("ann").item_ids == ("i5", "i6", "i7")
     assert {"late", "i7"} <= store.seen("ann")
+    assert store.counts("ann") == {"click": 9}
 
 
 def test_readers_beside_a_writer_see_whole_histories_with_all_that_is_acknowledged(

@@ -1,6 +1,7 @@
 """A store beside a plain model of it: whatever is done, in whatever order, they agree."""
 
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,8 @@ class Agreement(RuleBasedStateMachine):
             assert history.kinds == tuple(one.kind for one in latest)
             assert history.values == tuple(one.value for one in latest)
             assert {one.item_id for one in latest} <= self.store.seen(user_id)
+            kinds = Counter(one.kind for one in self.events if one.user_id == user_id)
+            assert self.store.counts(user_id) == kinds
             assert self.store.is_erased(user_id) == (user_id in self.erased)
             known = self.store.user(user_id)
             assert (known and known.fields) == self.users.get(user_id)

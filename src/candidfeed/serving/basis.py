@@ -1,7 +1,7 @@
 """What a feed is made from beside its release: one piece of code for serving and for replaying."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from candidfeed.data.vocabulary import UNKNOWN
@@ -50,6 +50,7 @@ class Basis:
         known: what was put of the user.
         later: what they did since the release was made; None: nothing is read of the user.
         seen: items of their events, further back than `later`.
+        counts: how many events the store holds of them, by kind; only told.
         is_told: `later` is what the client says, as the store could not be read.
     """
 
@@ -59,6 +60,7 @@ class Basis:
     known: KnownUser = NOBODY
     later: History | None = None
     seen: frozenset[str] = frozenset()
+    counts: Mapping[str, int] = field(default_factory=dict)
     is_told: bool = False
 
     @property

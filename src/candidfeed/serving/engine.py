@@ -125,7 +125,13 @@ class Engine:
             draft.basis = replace(draft.basis, later=told, is_told=True)
         else:
             known = KnownUser(about.fields, about.is_erased)
-            draft.basis = replace(draft.basis, known=known, later=about.history, seen=about.seen)
+            draft.basis = replace(
+                draft.basis,
+                known=known,
+                later=about.history,
+                seen=about.seen,
+                counts=about.counts,
+            )
         return draft
 
     def _answer(self, work: Work, made: Made) -> bytes | None:

@@ -175,7 +175,7 @@ class FeedMaker:
             "slots": slots,
         }
         if request.debug:
-            answer["debug"] = _funnel(live, slate, self._policy)
+            answer["debug"] = _funnel(draft.basis, live, slate, self._policy)
         body = encoded(answer)
         line = slate_line(
             live.served,
@@ -220,10 +220,12 @@ def _mode(request: FeedRequest, slate: Slate) -> str:
     return request.mode
 
 
-def _funnel(live: LiveRelease, slate: Slate, policy: Policy) -> dict[str, Any]:
-    """How many came and went, and what each slot's score was made of."""
+def _funnel(basis: Basis, live: LiveRelease, slate: Slate, policy: Policy) -> dict[str, Any]:
+    """How much is known, how many came and went, and what each slot's score was made of."""
     retrieved, selected = slate.retrieved, slate.selected
     return {
+        "events": dict(basis.counts),
+        "past": len(slate.person.past),
         "proposed": dict(retrieved.n_proposed),
         "removed": {one.reason: len(one.rows) for one in retrieved.removed},
         "ranked": slate.n_candidates,

@@ -36,6 +36,7 @@ class Known:
     Attributes:
         cursors: of each event of the history.
         seen: items of the latest events, further back than the history.
+        counts: how many events there are of each kind, all that the store holds.
         fields: what was put of them; empty where nothing was.
         is_erased: nothing of them may be read any more, elsewhere neither.
     """
@@ -43,6 +44,7 @@ class Known:
     history: History
     cursors: tuple[int, ...]
     seen: frozenset[str]
+    counts: Mapping[str, int]
     fields: Mapping[str, Any]
     is_erased: bool
 
@@ -52,10 +54,11 @@ class Loaded(NamedTuple):
 
     Attributes:
         events: (cursor, item_id, kind, value, time_s) of the latest, latest first.
-        fields, is_erased: as in `Known`.
+        counts, fields, is_erased: as in `Known`.
     """
 
     events: list[Row]
+    counts: Mapping[str, int]
     fields: Mapping[str, Any]
     is_erased: bool
 
@@ -113,7 +116,11 @@ class HistoryCache:
             for cursor, event in committed:
                 self._stamps[hash(event.user_id) % _N_STAMPS] += 1
                 known = self._users.get(event.user_id)
-                if known is not None:
+                if known is None:
+                    continue
+                if self._is_beyond(known, cursor, event):
+                    self._drop(event.user_id)
+                else:
                     self._keep(event.user_id, self._with(known, cursor, event))
 
     def forget(self, user_ids: Iterable[str]) -> None:
@@ -147,7 +154,14 @@ class HistoryCache:
             tuple(row[4] for row in latest),
         )
         cursors = tuple(row[0] for row in latest)
-        return Known(history, cursors, frozenset(items), loaded.fields, loaded.is_erased)
+        counts = {sys.intern(kind): n for kind, n in loaded.counts.items()}
+        return Known(history, cursors, frozenset(items), counts, loaded.fields, loaded.is_erased)
+
+    def _is_beyond(self, known: Known, cursor: int, event: Event) -> bool:
+        """Whether it is older than a full history, which can't tell then if it was counted."""
+        if len(known.cursors) < self._n_history:
+            return False
+        return (event.time_s, cursor) < (known.history.times_s[0], known.cursors[0])
 
     def _with(self, known: Known, cursor: int, event: Event) -> Known:
         """The same, with one event more where it is not there yet."""
@@ -167,7 +181,8 @@ class HistoryCache:
         )
         seen = known.seen if item_id in known.seen else known.seen | {item_id}
         cursors = self._insert(known.cursors, at, cursor)
-        return replace(known, history=history, cursors=cursors, seen=seen)
+        counts = {**known.counts, event.kind: known.counts.get(event.kind, 0) + 1}
+        return replace(known, history=history, cursors=cursors, seen=seen, counts=counts)
 
     def _insert(self, column: tuple, at: int, value: object) -> tuple:
         return (*column[:at], value, *column[at:])[-self._n_history :]
@@ -187,7 +202,7 @@ class HistoryCache:
 
 
 # Shared by all users of whom nothing is known: a full collection looks through all that is cached.
-_NOTHING: Final = Known(History((), (), (), ()), (), frozenset(), {}, is_erased=False)
+_NOTHING: Final = Known(History((), (), (), ()), (), frozenset(), {}, {}, is_erased=False)
 
 
 def _latest(known: Known) -> int:

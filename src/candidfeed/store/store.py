@@ -175,6 +175,10 @@ class Store:
         """Items of the user's latest events, further back than `history`."""
         return self.about(user_id).seen
 
+    def counts(self, user_id: str) -> Mapping[str, int]:
+        """How many events of each kind the store holds of the user."""
+        return self.about(user_id).counts
+
     def put_user(self, user_id: str, fields: Mapping[str, Any], time_s: float) -> bool:
         """Replace what is known of a user; False, and nothing kept, where they were erased."""
         encoded = _checked("user_id", user_id, fields, time_s)

@@ -9,7 +9,8 @@ behind where a deletion makes it join half-empty pages. `compact` takes the blan
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from candidfeed.errors import StoreError
@@ -76,15 +77,23 @@ class Reading:
         )
         if not found:
             # Most people who ask: one question is enough.
-            return Loaded([], {}, is_erased=False)
+            return Loaded([], {}, {}, is_erased=False)
         user_no, erased_s, fields = found[0]
         events = self._fetch(
             "SELECT seq, item_id, kind, value, time_s FROM events WHERE user_no = ?"
             " ORDER BY time_s DESC, seq DESC LIMIT ?",
             (user_no, limit),
         )
+        counts: Mapping[str, int] = Counter(kind for _, _, kind, _, _ in events)
+        if len(events) == limit:
+            # There may be more of them.
+            counts = dict(
+                self._fetch(
+                    "SELECT kind, COUNT(*) FROM events WHERE user_no = ? GROUP BY kind", (user_no,)
+                )
+            )
         known = {} if fields is None else json.loads(fields)
-        return Loaded(events, known, is_erased=erased_s is not None)
+        return Loaded(events, counts, known, is_erased=erased_s is not None)
 
     def events_after(self, cursor: int, limit: int) -> list[tuple[int, Event]]:
         """Events in the order in which they were committed, with the cursor of each."""
