@@ -21,7 +21,7 @@ from candidfeed.feed.pipeline import (
     recommend,
     retrieve,
 )
-from candidfeed.feed.scoring import known_of, ranked_heads
+from candidfeed.feed.scoring import known_of, ranked_heads, user_vector
 from candidfeed.feed.selection import select
 from candidfeed.feed.served import Past, Person, Served
 from candidfeed.feed.slate import Candidates, Proposed, Slate
@@ -130,6 +130,17 @@ def test_a_score_is_the_same_to_the_last_bit_alone_among_others_and_in_any_order
 
 
 # Nothing seen, nothing lost
+
+
+def test_candidates_keep_the_scores_of_stage_one_whatever_source_brought_them(
+    tiny_served: Served,
+) -> None:
+    for person in people(tiny_served):
+        candidates = retrieve(tiny_served, person, Ask(k=20, now_s=0.0)).candidates
+        assert len(set(candidates.sources)) > 1
+        expected = tiny_served.scores_of(user_vector(tiny_served, person), candidates.rows)
+        assert candidates.tower.tobytes() == expected.tobytes()
+        assert (np.diff(expected) <= 0).all()
 
 
 def test_no_slot_shows_what_the_person_has_touched(tiny_served: Served) -> None:

@@ -37,6 +37,17 @@ def test_quotas_that_do_not_fit_are_refused(quotas: list[int]) -> None:
         merge_by_quota([rows(1), rows(2)], quotas)
 
 
+def plain(proposed: list[np.ndarray], quotas: list[int]) -> set[tuple[int, int]]:
+    """The same item by item: (item, source)."""
+    taken: dict[int, int] = {}
+    for limits in (quotas, [sum(quotas)] * len(quotas)):
+        for source, (each, limit) in enumerate(zip(proposed, limits, strict=True)):
+            new = [item for item in each.tolist() if item not in taken]
+            for item in new[: min(limit, sum(quotas) - len(taken))]:
+                taken[item] = source
+    return set(taken.items())
+
+
 some_rows = st.lists(st.integers(0, 12), unique=True, max_size=10)
 
 
@@ -50,7 +61,8 @@ def test_as_many_as_there_are_up_to_the_sum_each_once_each_from_its_own_source(
     found = merged.rows.tolist()
     there = set(np.concatenate(proposed).tolist())
     assert len(set(found)) == len(found) == min(sum(quotas), len(there))
-    for item, source in zip(found, merged.source, strict=True):
-        assert item in proposed[source]
+    for item, source, place in zip(found, merged.source, merged.place, strict=True):
+        assert item == proposed[source][place]
+    assert set(zip(found, merged.source.tolist(), strict=True)) == plain(proposed, quotas)
     first = proposed[0].tolist()
     assert found[: quotas[0]][: len(first)] == first[: quotas[0]]

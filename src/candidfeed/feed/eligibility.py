@@ -83,7 +83,7 @@ def eligible(
         removed.append(Removed(rule.reason, np.unique(rows[is_barred])))
     ends = np.cumsum([len(one.rows) for one in proposed])
     kept = [
-        Proposed(one.source, one.rows[is_open[end - len(one.rows) : end]])
+        one.where(is_open[end - len(one.rows) : end])
         for one, end in zip(proposed, ends, strict=True)
     ]
     return tuple(kept), tuple(removed)

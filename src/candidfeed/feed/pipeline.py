@@ -35,7 +35,14 @@ from candidfeed.feed.slate import Candidates, Proposed, Retrieved, Slate, Slot
 from candidfeed.feed.steps import Steps, alone
 from candidfeed.ranking.calibration import weighted_sum
 from candidfeed.retrieval.index.inner_products import best_of
-from candidfeed.retrieval.merge import NEIGHBOURS, SOURCES, TOWER, TRENDING, merge_by_quota
+from candidfeed.retrieval.merge import (
+    NEIGHBOURS,
+    SOURCES,
+    TOWER,
+    TRENDING,
+    Merged,
+    merge_by_quota,
+)
 from candidfeed.retrieval.top_k import best_columns
 
 # Lists that are the same for everybody: what most people touched, ever; what came last.
@@ -213,17 +220,19 @@ def propose(served: Served, view: View | None, ask: Ask, more: More) -> tuple[Pr
     if view is None:
         rows = served.by_popularity if ask.everybodys == POPULAR else served.latest(n)
         return (Proposed(ask.everybodys, _of_allowed(rows, allowed)[:n]),)
+
+    def of_tower() -> Proposed:
+        found = served.index.search(view.vector, n_wanted + more.by_index, allow=allowed)
+        return Proposed(TOWER, found.rows, found.scores)
+
     best = {
-        TOWER: lambda: (
-            served.index.search(view.vector, n_wanted + more.by_index, allow=allowed).rows
-        ),
-        NEIGHBOURS: lambda: _best_neighbours(view, n, allowed),
-        TRENDING: lambda: _of_allowed(served.trending, allowed)[:n],
+        TOWER: of_tower,
+        NEIGHBOURS: lambda: Proposed(NEIGHBOURS, _best_neighbours(view, n, allowed)),
+        TRENDING: lambda: Proposed(TRENDING, _of_allowed(served.trending, allowed)[:n]),
     }
-    asked = [source for source in SOURCES if served.settings.quotas[source] > 0]
-    found = [Proposed(source, best[source]()) for source in asked]
+    found = [best[source]() for source in SOURCES if served.settings.quotas[source] > 0]
     if len(served.newcomers):
-        found.append(Proposed(NEW, _best_newcomers(served, view, n, allowed)))
+        found.append(_best_newcomers(served, view, n, allowed))
     return tuple(found)
 
 
@@ -239,9 +248,10 @@ def _best_neighbours(view: View, n: int, allowed: Rows | None) -> Rows:
     return rows[best_columns(view.neighbours[None, rows], n)[0]]
 
 
-def _best_newcomers(served: Served, view: View, n: int, allowed: Rows | None) -> Rows:
+def _best_newcomers(served: Served, view: View, n: int, allowed: Rows | None) -> Proposed:
     rows = _of_allowed(served.newcomers.rows, allowed)
-    return best_of(rows, served.scores_of(view.vector, rows), n).rows
+    found = best_of(rows, served.scores_of(view.vector, rows), n)
+    return Proposed(NEW, found.rows, found.scores)
 
 
 def _quotas(served: Served, kept: tuple[Proposed, ...]) -> list[int]:
@@ -268,10 +278,22 @@ def merge(served: Served, kept: tuple[Proposed, ...], view: View | None) -> Cand
         rows=merged.rows,
         source=merged.source,
         names=tuple(one.source for one in kept),
-        tower=served.scores_of(view.vector, merged.rows),
+        tower=_tower_scores(served, kept, merged, view),
         neighbour=view.neighbours_of(merged.rows),
     )
     return found.take(np.argsort(-found.tower, kind="stable")[:n])
+
+
+def _tower_scores(served: Served, kept: Sequence[Proposed], merged: Merged, view: View) -> Floats:
+    """Inner products of stage one, float32 [c], of which the index has told most."""
+    scores = np.empty(len(merged.rows), np.float32)
+    for number, one in enumerate(kept):
+        of_it = merged.source == number
+        if one.scores is None:
+            scores[of_it] = served.scores_of(view.vector, merged.rows[of_it])
+        else:
+            scores[of_it] = one.scores[merged.place[of_it]]
+    return scores
 
 
 def score(served: Served, person: Person, candidates: Candidates, *, now_s: float) -> Heads:

@@ -13,10 +13,21 @@ from candidfeed.feed.served import Floats, Person, Rows
 
 @dataclass(frozen=True)
 class Proposed:
-    """Items that one source proposes, best first, each once; int32 [n]."""
+    """Items that one source proposes, best first, each once.
+
+    Attributes:
+        rows: int32 [n].
+        scores: inner products of stage one, float32 [n]; None where the source asks for none.
+    """
 
     source: str
     rows: Rows
+    scores: Floats | None = None
+
+    def where(self, kept: NDArray[np.bool_]) -> "Proposed":
+        """Those that are marked, bool [n]."""
+        scores = None if self.scores is None else self.scores[kept]
+        return Proposed(self.source, self.rows[kept], scores)
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,12 @@ class Merged:
     Attributes:
         rows: int32 [c].
         source: place of the source that an item counts for, int8 [c].
+        place: where it stands in what that source proposed, int64 [c].
     """
 
     rows: Rows
     source: NDArray[np.int8]
+    place: NDArray[np.int64]
 
 
 def merge_by_quota(proposed: Sequence[Rows], quotas: Sequence[int]) -> Merged:
@@ -40,27 +42,36 @@ def merge_by_quota(proposed: Sequence[Rows], quotas: Sequence[int]) -> Merged:
     if len(proposed) != len(quotas) or min(quotas, default=0) < 0:
         raise ValueError(f"merge: {len(proposed)} sources came with the quotas {list(quotas)}")
     taken: list[Rows] = []
+    places: list[NDArray[np.int64]] = []
     source: list[NDArray[np.int8]] = []
     left = sum(quotas)
     # Twice round: once up to each quota, then whatever is left.
     for limits in (quotas, [left] * len(quotas)):
-        for place, (rows, limit) in enumerate(zip(proposed, limits, strict=True)):
-            # More than `left` places deep a source is never needed: that many are taken at most.
-            new = _not_in(rows, taken)[: min(limit, left)]
-            taken.append(new)
-            source.append(np.full(len(new), place, np.int8))
+        for number, (rows, limit) in enumerate(zip(proposed, limits, strict=True)):
+            new = _first_not_in(rows, taken, min(limit, left))
+            taken.append(rows[new])
+            places.append(new)
+            source.append(np.full(len(new), number, np.int8))
             left -= len(new)
         if left == 0:
             break
     of_source = np.concatenate(source)
     order = np.argsort(of_source, kind="stable")
-    return Merged(np.concatenate(taken)[order], of_source[order])
+    return Merged(np.concatenate(taken)[order], of_source[order], np.concatenate(places)[order])
 
 
-def _not_in(rows: Rows, taken: list[Rows]) -> Rows:
+def _first_not_in(rows: Rows, taken: Sequence[Rows], n: int) -> NDArray[np.int64]:
+    """Places of the first n rows that were not taken; fewer where there are fewer."""
     if not any(len(part) for part in taken):
-        return rows
-    return rows[~is_in(rows, np.sort(np.concatenate(taken)))]
+        return np.arange(min(n, len(rows)))
+    others = np.sort(np.concatenate(taken))
+    # Rarely are many of the first ones taken, so that the others need not be looked at.
+    depth = 2 * n
+    while True:
+        new = np.flatnonzero(~is_in(rows[:depth], others))
+        if len(new) >= n or depth >= len(rows):
+            return new[:n]
+        depth *= 4
 
 
 def is_in(rows: Rows, ascending: Rows) -> NDArray[np.bool_]:
