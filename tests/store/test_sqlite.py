@@ -16,6 +16,7 @@ from candidfeed.store import group_commit, sqlite
 from candidfeed.store.records import ApiKey, Event, SlateRecord
 from candidfeed.store.sqlite import SqliteDatabase
 from candidfeed.store.store import Store, StoreSettings, open_store
+from candidfeed.store.tables import Reading
 
 Opener = Callable[..., Store]
 
@@ -32,6 +33,28 @@ def bytes_of(path: Path) -> bytes:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
+
+
+# What is read
+
+
+def test_what_is_committed_while_a_user_is_read_is_not_counted_yet(
+    path: Path, opened: Opener
+) -> None:
+    store = opened(path)
+    store.append_events([event(str(n)) for n in range(4)])
+    connection = sqlite3.connect(path)
+
+    def fetch(query: str, arguments: tuple[object, ...] = ()) -> list[tuple]:
+        rows = connection.execute(query, arguments).fetchall()
+        store.append_events([event(f"after {query}")])
+        return rows
+
+    loaded = Reading(fetch).about("ann", 2)
+    connection.close()
+    # Its secret was read first.
+    assert loaded.counts == {"click": 5}
+    assert [row[0] for row in loaded.events] == [5, 4]
 
 
 # Who may write

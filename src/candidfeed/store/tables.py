@@ -71,25 +71,28 @@ class Reading:
         Of the same time, the event that came later is the later one.
         """
         found = self._fetch(
-            "SELECT user_no, erased_s, fields FROM people LEFT JOIN user_fields USING (user_no)"
-            " WHERE user_key = ?",
+            "SELECT user_no, erased_s, fields, (SELECT MAX(seq) FROM events)"
+            " FROM people LEFT JOIN user_fields USING (user_no) WHERE user_key = ?",
             (self._key(user_id),),
         )
         if not found:
             # Most people who ask: one question is enough.
             return Loaded([], {}, {}, is_erased=False)
-        user_no, erased_s, fields = found[0]
+        # What is committed meanwhile is told later, and must not be counted twice.
+        user_no, erased_s, fields, until = found[0]
         events = self._fetch(
-            "SELECT seq, item_id, kind, value, time_s FROM events WHERE user_no = ?"
+            "SELECT seq, item_id, kind, value, time_s FROM events WHERE user_no = ? AND seq <= ?"
             " ORDER BY time_s DESC, seq DESC LIMIT ?",
-            (user_no, limit),
+            (user_no, until, limit),
         )
         counts: Mapping[str, int] = Counter(kind for _, _, kind, _, _ in events)
         if len(events) == limit:
             # There may be more of them.
             counts = dict(
                 self._fetch(
-                    "SELECT kind, COUNT(*) FROM events WHERE user_no = ? GROUP BY kind", (user_no,)
+                    "SELECT kind, COUNT(*) FROM events WHERE user_no = ? AND seq <= ?"
+                    " GROUP BY kind",
+                    (user_no, until),
                 )
             )
         known = {} if fields is None else json.loads(fields)
