@@ -80,6 +80,20 @@ def test_what_is_read_before_it_is_told_is_not_counted_twice() -> None:
     assert cache.get("u").history.item_ids == ("a",)
 
 
+def test_an_event_older_than_a_full_history_counts_once_however_often_it_is_told() -> None:
+    log = Log()
+    cache = log.cache(n_history=4)
+    for at in range(5, 9):
+        log.add("u", "a", at)
+    assert cache.get("u").counts == {"click": 4}
+    old = log.add("u", "d", 1)
+    cache.add(old)
+    cache.add(old)
+    assert cache.get("u").counts == {"click": 4, "view": 1}
+    cache.add(old)
+    assert cache.get("u").counts == {"click": 4, "view": 1}
+
+
 def test_who_was_forgotten_while_being_loaded_is_loaded_again() -> None:
     log = Log()
     cache = log.cache()
