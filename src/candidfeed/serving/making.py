@@ -6,9 +6,8 @@ It needs no store and no socket, so that any process with the release can do it.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, Final
-
-import numpy as np
 
 from candidfeed.feed.pipeline import (
     LATEST,
@@ -198,7 +197,7 @@ class FeedMaker:
             n_unknown=draft.n_unknown,
             n_candidates=slate.n_candidates,
             n_non_finite=slate.n_non_finite,
-            scores=tuple(one for one in values if np.isfinite(one)),
+            scores=tuple(one for one in values if isfinite(one)),
         )
 
     def _sampled(self, draft: Draft, slate: Slate) -> tuple[str, bytes | None]:
