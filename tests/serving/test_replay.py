@@ -19,7 +19,7 @@ from candidfeed.feed.policy import Brake, Explore, Policy
 from candidfeed.feed.served import Served
 from candidfeed.ranking.inputs import DENSE_FEATURES
 from candidfeed.serving.replay import differences
-from candidfeed.serving.sample import decode_sample, encode_sample, is_sampled
+from candidfeed.serving.sample import changed_of, decode_sample, encode_sample, is_sampled
 from candidfeed.store.records import SlateRecord
 
 POLICY = Policy(0.3, {"tags": 6}, Explore((2, 5), 6), Brake(0.5, 10))
@@ -267,6 +267,26 @@ def test_what_is_too_large_or_changed_meanwhile_is_counted_and_not_kept(
     assert [one.features for one in records(service)] == [None, None]
     assert service.metric("candidfeed_samples_total", outcome="items_changed") == 1
     assert service.metric("candidfeed_samples_total", outcome="too_large") == 1
+
+
+def test_what_had_changed_of_the_items_is_told_anew_only_after_a_change(
+    start: Start,
+    replayed: Callable[..., tuple[int, dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = []
+    monkeypatch.setattr(
+        "candidfeed.serving.making.changed_of", lambda live: told.append(live) or changed_of(live)
+    )
+    service = start(**WHOLE)
+    for n in range(3):
+        for user in range(4):
+            service.feed(user_id(user))
+        service.client.delete(f"/v1/items/{item_id(n)}")
+    assert len(told) == 3
+    gone = [decode_sample(one.features or b"").items.gone for one in records(service)]
+    assert [len(one) for one in gone] == [0] * 4 + [1] * 4 + [2] * 4
+    assert replayed(service)[0] == 0
 
 
 def test_what_is_kept_goes_with_its_user_and_holds_no_key(start: Start) -> None:

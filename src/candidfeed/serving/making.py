@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from candidfeed.feed.pipeline import (
     LATEST,
@@ -31,7 +32,7 @@ from candidfeed.serving.basis import (
     person_of,
 )
 from candidfeed.serving.live import LiveRelease
-from candidfeed.serving.sample import encode_sample, is_sampled, sample_of
+from candidfeed.serving.sample import Packing, changed_of, is_sampled, read_of
 from candidfeed.serving.slate_line import heads_of, slate_line, slot_line
 from candidfeed.serving.wire import FeedRequest, encoded
 
@@ -111,6 +112,8 @@ class FeedMaker:
         self._policy, self._sample_share, self._clock = policy, sample_share, clock
         self._policy_json = policy.to_json()
         self._ranking_s = 0.0
+        # Of each release that is still served, that of the version that was sampled last.
+        self._packings = WeakKeyDictionary[LiveRelease, tuple[int, Packing]]()
 
     def make(self, drafts: Sequence[Draft]) -> list[Made]:
         """The whole feeds, side by side; without stage two where that would come too late."""
@@ -204,12 +207,21 @@ class FeedMaker:
         """What became of the sample of a share of the requests, and what the slate was made of."""
         if not is_sampled(draft.basis.request_id, self._sample_share):
             return "", None
-        sample = sample_of(draft.basis, draft.live, slate)
-        if draft.version % 2 or draft.version != draft.live.version:
-            # Items came or went meanwhile: rules, index and sample may not say the same.
+        packing = self._packing_of(draft.live, draft.version)
+        if packing is None:
             return "items_changed", None
-        packed = encode_sample(sample)
+        packed = packing.pack(draft.basis, read_of(draft.live, slate))
         return ("too_large" if packed is None else "kept"), packed
+
+    def _packing_of(self, live: LiveRelease, version: int) -> Packing | None:
+        """None where items came or went since: rules, index and sample may not say the same."""
+        of_version, packing = self._packings.get(live, (None, None))
+        if packing is None or of_version != version:
+            packing = Packing(changed_of(live))
+        if version % 2 or version != live.version:
+            return None
+        self._packings[live] = version, packing
+        return packing
 
 
 def _mode(request: FeedRequest, slate: Slate) -> str:

@@ -79,33 +79,49 @@ def is_sampled(request_id: str, share: float) -> bool:
     return int.from_bytes(digest) < share * 2**64
 
 
-def sample_of(basis: Basis, live: LiveRelease, slate: Slate) -> Sample:
-    """Of a feed that was made from this just now."""
-    read = None
-    if slate.dense is not None:
-        rows = live.rows_of([str(slot.item_id) for slot in slate.slots])
-        read = Read(slate.person.row, rows, DENSE_FEATURES, slate.dense)
-    return Sample(basis, _changed(live), read)
+def read_of(live: LiveRelease, slate: Slate) -> Read | None:
+    """None where the ranker was not asked."""
+    if slate.dense is None:
+        return None
+    rows = live.rows_of([str(slot.item_id) for slot in slate.slots])
+    return Read(slate.person.row, rows, DENSE_FEATURES, slate.dense)
+
+
+class Packing:
+    """Makes samples while nothing changes of the items: what they all say of these is made once.
+
+    Of thousands of changes it would take as long as many feeds. For any thread.
+    """
+
+    def __init__(self, items: ItemChanges) -> None:
+        self._compressing = zlib.compressobj()
+        self._first = self._compressing.compress(f'{{"items":{_json(vars(items))},'.encode())
+
+    def pack(self, basis: Basis, read: Read | None) -> bytes | None:
+        """None where it is more than a record may hold."""
+        if len(self._first) > RECORD_BYTES:
+            return None
+        request = basis.request.model_dump(mode="json", exclude_defaults=True, exclude={"history"})
+        rest = {
+            "format": _FORMAT,
+            "request": request,
+            "request_id": basis.request_id,
+            "now_s": basis.now_s,
+            "known": asdict(basis.known),
+            "later": None if basis.later is None else asdict(basis.later),
+            "seen": sorted(basis.seen),
+            "is_told": basis.is_told,
+            "read": None if read is None else _read_json(read),
+        }
+        compressing = self._compressing.copy()
+        ended = compressing.compress(_json(rest).removeprefix("{").encode())
+        packed = self._first + ended + compressing.flush()
+        return packed if len(packed) <= RECORD_BYTES else None
 
 
 def encode_sample(sample: Sample) -> bytes | None:
     """None where it is more than a record may hold."""
-    basis, read = sample.basis, sample.read
-    request = basis.request.model_dump(mode="json", exclude_defaults=True, exclude={"history"})
-    content = {
-        "format": _FORMAT,
-        "request": request,
-        "request_id": basis.request_id,
-        "now_s": basis.now_s,
-        "known": asdict(basis.known),
-        "later": None if basis.later is None else asdict(basis.later),
-        "seen": sorted(basis.seen),
-        "is_told": basis.is_told,
-        "items": asdict(sample.items),
-        "read": None if read is None else _read_json(read),
-    }
-    packed = zlib.compress(json.dumps(content, separators=(",", ":")).encode())
-    return packed if len(packed) <= RECORD_BYTES else None
+    return Packing(sample.items).pack(sample.basis, sample.read)
 
 
 def decode_sample(packed: bytes) -> Sample:
@@ -138,7 +154,7 @@ def decode_sample(packed: bytes) -> Sample:
                 gone=tuple(items["gone"]),
                 expires_s=items["expires_s"],
             ),
-            None if read is None else _read_of(read),
+            None if read is None else _read_of_json(read),
         )
     except (zlib.error, ValueError, KeyError, TypeError) as error:
         raise DataError(f"sample: can't be read ({type(error).__name__}: {error})") from error
@@ -158,7 +174,8 @@ def as_it_was(served: Served, items: ItemChanges) -> LiveRelease:
     return live
 
 
-def _changed(live: LiveRelease) -> ItemChanges:
+def changed_of(live: LiveRelease) -> ItemChanges:
+    """What has changed of its items by now."""
     changes, served = live.changes, live.served
     expiring = np.empty(0, np.intp)
     if changes.n_expiring:
@@ -176,6 +193,10 @@ def _changed(live: LiveRelease) -> ItemChanges:
     )
 
 
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, separators=(",", ":"))
+
+
 def _read_json(read: Read) -> dict[str, Any]:
     # The shortest text of each float32: read again it is the same one.
     dense = [[float(str(one)) for one in row] for row in read.dense]
@@ -187,7 +208,7 @@ def _read_json(read: Read) -> dict[str, Any]:
     }
 
 
-def _read_of(read: Mapping[str, Any]) -> Read:
+def _read_of_json(read: Mapping[str, Any]) -> Read:
     rows, names = np.array(read["item_rows"], np.int32), tuple(read["names"])
     dense = np.array(read["dense"], np.float32).reshape(len(rows), len(names))
     return Read(read["user_row"], rows, names, dense)
