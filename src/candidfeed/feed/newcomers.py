@@ -58,6 +58,28 @@ class _Known:
     vectors: Floats = field(default_factory=lambda: np.empty((0, 1), np.float32))
     born_s: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
+    def then(self, places: Rows, put: Sequence[Newcomer], n: int) -> "_Known":
+        """n in all, those that were put at their places; every new place is among these."""
+        items = [*self.items, *[put[0]] * (n - len(self.items))]
+        for place, one in zip(places.tolist(), put, strict=True):
+            items[place] = one
+
+        def column(before: NDArray[Any], now: NDArray[Any]) -> NDArray[Any]:
+            grown = np.empty((n, *now.shape[1:]), now.dtype)
+            grown[: len(before)] = before
+            grown[places] = now
+            return grown
+
+        return _Known(
+            items=tuple(items),
+            bag=Bag(
+                column(self.bag.ids, np.concatenate([one.bag.ids for one in put])),
+                column(self.bag.weights, np.concatenate([one.bag.weights for one in put])),
+            ),
+            vectors=column(self.vectors, np.stack([one.vector for one in put])),
+            born_s=column(self.born_s, np.array([one.born_s for one in put])),
+        )
+
 
 class Newcomers:
     """A list that grows; safe for any number of readers, and one writer at a time.
@@ -80,23 +102,17 @@ class Newcomers:
         return self._row_of.get(str(item_id), default)
 
     def put(self, items: Sequence[Newcomer]) -> Rows:
-        """Take them in, each in a row of its own for good; their rows, int32 [n]."""
+        """Take them in, each in a row of its own for good; their rows, each once, int32 [n]."""
         if not items:
             return np.empty(0, np.int32)
-        known = {str(one.item_id): one for one in self._now.items}
-        known |= {str(one.item_id): one for one in items}
-        row_of = {key: self.first + place for place, key in enumerate(known)}
-        self._now = _Known(
-            items=tuple(known.values()),
-            bag=Bag(
-                np.concatenate([one.bag.ids for one in known.values()]),
-                np.concatenate([one.bag.weights for one in known.values()]),
-            ),
-            vectors=np.stack([one.vector for one in known.values()]),
-            born_s=np.array([one.born_s for one in known.values()]),
-        )
+        latest = {str(one.item_id): one for one in items}
+        row_of, end = self._row_of, self.first + len(self)
+        new = [key for key in latest if key not in row_of]
+        row_of = row_of | {key: end + place for place, key in enumerate(new)}
+        rows = np.array([row_of[key] for key in latest], np.int32)
+        self._now = self._now.then(rows - self.first, list(latest.values()), len(row_of))
         self._row_of = row_of
-        return np.array([row_of[str(one.item_id)] for one in items], np.int32)
+        return rows
 
     def reset(self) -> None:
         """Forget all of them."""

@@ -33,13 +33,46 @@ class Changes:
     Attributes:
         is_gone: items that were deleted, bool [n_items].
         expires_s: from when on an item may not be shown, float64 [n_items]; infinite where never.
-        n_gone, n_expiring: how many items were deleted, and how many ever expire.
+        ends_s: those that are finite, ascending.
+        n_gone: how many items were deleted.
     """
 
     is_gone: NDArray[np.bool_]
     expires_s: NDArray[np.float64]
-    n_gone: int = 0
-    n_expiring: int = 0
+    ends_s: NDArray[np.float64]
+    n_gone: int
+
+    @staticmethod
+    def none(n_items: int) -> "Changes":
+        never = np.broadcast_to(np.inf, n_items)
+        return Changes(np.zeros(n_items, bool), never, np.empty(0), 0)
+
+    def then(self, fields_of: Mapping[int, Mapping[str, Any] | None], n_items: int) -> "Changes":
+        """After what became of some rows: what was put of them, None where they were deleted.
+
+        Args:
+            n_items: as many as before, or more.
+        """
+        rows = np.array([*fields_of], np.intp)
+        gone = np.array([fields is None for fields in fields_of.values()], bool)
+        ends_s = np.array([_expiry(fields) for fields in fields_of.values()], np.float64)
+        is_gone = _with(self.is_gone, n_items, False, rows, gone)
+        expires_s = _with(self.expires_s, n_items, np.inf, rows, ends_s)
+        finite = self.ends_s if expires_s is self.expires_s else np.sort(_finite(expires_s))
+        return Changes(is_gone, expires_s, finite, int(np.count_nonzero(is_gone)))
+
+    def newly_gone(self, before: "Changes") -> Rows:
+        """Rows that were deleted since, int32 [n]."""
+        if self.is_gone is before.is_gone:
+            return np.empty(0, np.int32)
+        since = self.is_gone.copy()
+        since[: len(before.is_gone)] &= ~before.is_gone
+        return np.flatnonzero(since).astype(np.int32)
+
+    def is_over(self, rows: Rows, now_s: float) -> NDArray[np.bool_]:
+        """Which of these have expired, bool [n]; nothing is said of rows beyond the end."""
+        known = np.minimum(rows, len(self.expires_s) - 1)
+        return (self.expires_s[known] <= now_s) & (rows < len(self.expires_s))
 
 
 class LiveRelease:
@@ -51,9 +84,8 @@ class LiveRelease:
 
     def __init__(self, served: Served) -> None:
         self.served = served
-        n = served.n_items
         # Replaced as a whole: a request reads what was before a change, or after it.
-        self.changes = Changes(np.zeros(n, bool), np.broadcast_to(np.inf, n))
+        self.changes = Changes.none(served.n_items)
         # Odd while a change is taken in: rules and index may then say different things.
         self.version = 0
 
@@ -75,23 +107,13 @@ class LiveRelease:
         self.version += 1
         added = served.newcomers.put(self._newcomers(put))
         rows = self.rows_of([one.id for one in changes])
-        n_more = served.n_items + len(served.newcomers) - len(before.is_gone)
-        is_gone = np.pad(before.is_gone, (0, n_more))
-        was_gone = is_gone.copy()
-        expires_s = np.pad(before.expires_s, (0, n_more), constant_values=np.inf)
-        for row, change in zip(rows.tolist(), changes, strict=True):
-            if row != UNKNOWN:
-                is_gone[row] = change.fields is None
-                expires_s[row] = _expiry(change.fields)
-        self.changes = Changes(
-            is_gone,
-            expires_s,
-            n_gone=int(np.count_nonzero(is_gone)),
-            n_expiring=int(np.isfinite(expires_s).sum()),
-        )
-        served.index.remove(np.flatnonzero(is_gone & ~was_gone))
-        added = np.unique(added)
-        served.index.add(added, served.vectors_of(added))
+        pairs = zip(rows.tolist(), changes, strict=True)
+        fields_of = {row: one.fields for row, one in pairs if row != UNKNOWN}
+        self.changes = before.then(fields_of, served.n_items + len(served.newcomers))
+        if len(gone := self.changes.newly_gone(before)):
+            served.index.remove(gone)
+        if len(added):
+            served.index.add(added, served.vectors_of(added))
         self.version += 1
 
     def _is_new(self, row: int) -> bool:
@@ -103,6 +125,8 @@ class LiveRelease:
         return any((fields or {}).get(name) is not None for name in names)
 
     def _newcomers(self, changes: Sequence[Change]) -> list[Newcomer]:
+        if not changes:
+            return []
         served = self.served
         fields = [dict(one.fields or {}) for one in changes]
         bag = _bags_as_far_as_known(served.item_map, fields)
@@ -153,10 +177,10 @@ class LiveRelease:
         """What may be shown to nobody at this time."""
         changes = self.changes
         gone = masked(DELETED, changes.is_gone, changes.n_gone, index_knows=True)
-        if not changes.n_expiring:
+        if not len(changes.ends_s):
             return (gone,)
-        is_over = changes.expires_s <= now_s
-        return gone, masked(EXPIRED, is_over, int(is_over.sum()))
+        n_over = int(np.searchsorted(changes.ends_s, now_s, side="right"))
+        return gone, Rule(EXPIRED, lambda rows: changes.is_over(rows, now_s), n_over)
 
     def muted(self, values: Mapping[str, Sequence[str]]) -> Rule:
         """Bars items with one of these values, by column; what the release has not is passed."""
@@ -232,6 +256,33 @@ class LiveRelease:
             ask = Ask(k=10, now_s=0.0, rules=self.rules(0.0), policy=policy)
             recommend(served, person, ask)
         retrieve(served, served.anonymous, Ask(k=10, now_s=0.0, everybodys=LATEST))
+
+
+def _with(
+    column: NDArray[Any], n: int, fill: object, rows: NDArray[np.intp], values: NDArray[Any]
+) -> NDArray[Any]:
+    """A column of n items with these values; the same one where they are as they were.
+
+    Args:
+        fill: of items beyond the end of the column. A column that holds nothing else takes no
+            memory.
+    """
+    old = np.full(len(rows), fill, column.dtype)
+    known = rows < len(column)
+    old[known] = column[rows[known]]
+    if np.array_equal(old, values):
+        if n == len(column):
+            return column
+        if column.strides == (0,):
+            return np.broadcast_to(column[0], n)
+    grown = np.full(n, fill, column.dtype)
+    grown[: len(column)] = column
+    grown[rows] = values
+    return grown
+
+
+def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values[np.isfinite(values)]
 
 
 _NOTHING = Past(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0))

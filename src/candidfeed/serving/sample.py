@@ -178,7 +178,7 @@ def changed_of(live: LiveRelease) -> ItemChanges:
     """What has changed of its items by now."""
     changes, served = live.changes, live.served
     expiring = np.empty(0, np.intp)
-    if changes.n_expiring:
+    if len(changes.ends_s):
         expiring = np.flatnonzero(np.isfinite(changes.expires_s))
 
     def named(places: NDArray[np.intp]) -> list[str]:
