@@ -46,7 +46,7 @@ class StoreSettings:
 
     n_history: int = 512
     n_seen: int = 4_096
-    n_cached_events: int = 500_000
+    n_cached_events: int = 200_000
     n_waiting_events: int = 50_000
     n_waiting_slates: int = 10_000
 
