@@ -11,8 +11,8 @@ from candidfeed.errors import DataError
 from candidfeed.feed.item_codes import require_coded
 from candidfeed.serving.basis import BLOCKED_ITEMS, MUTED_VALUES
 from candidfeed.serving.http import Refusal, allowed, answered, body_of, declared, takes
+from candidfeed.serving.item_changes import EXPIRES
 from candidfeed.serving.keys import KeyRing
-from candidfeed.serving.live import EXPIRES
 from candidfeed.serving.service import Service
 from candidfeed.serving.wire import (
     Done,

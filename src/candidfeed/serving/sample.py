@@ -19,7 +19,8 @@ from candidfeed.feed.served import Floats, Rows, Served
 from candidfeed.feed.slate import Slate
 from candidfeed.ranking.inputs import DENSE_FEATURES
 from candidfeed.serving.basis import Basis, KnownUser
-from candidfeed.serving.live import EXPIRES, LiveRelease
+from candidfeed.serving.item_changes import EXPIRES
+from candidfeed.serving.live import LiveRelease
 from candidfeed.serving.wire import FeedRequest
 from candidfeed.store.history import History
 from candidfeed.store.records import RECORD_BYTES, Change
