@@ -97,7 +97,7 @@ def figures(where: str, sizes: dict[str, int]) -> dict[str, object]:
             "batches_of_100_4_threads_events_per_s": per_second(store, batches[1::2], 4),
             "one_by_one_32_threads_events_per_s": per_second(store, singly, THREADS),
         }
-    with open_store(where, settings=StoreSettings(n_cached_events=5_000_000)) as store:
+    with open_store(where, settings=StoreSettings(n_cached_bytes=1 << 30)) as store:
         uncached = read_us(store.history, users)
         cached = read_us(store.history, users * 5)
         more = made_events(sizes["n_one_by_one"], rng, names)

@@ -1,5 +1,6 @@
 """The cache of histories: what it gives is what the store holds, whoever reads meanwhile."""
 
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 
@@ -38,8 +39,10 @@ class Log:
     def counts(self, user_id: str) -> Counter[str]:
         return Counter(one.kind for _, one in self.events if one.user_id == user_id)
 
-    def cache(self, *, n_history: int = 4, n_seen: int = 6, n_events: int = 10_000) -> HistoryCache:
-        return HistoryCache(self.load, n_history=n_history, n_seen=n_seen, n_events=n_events)
+    def cache(
+        self, *, n_history: int = 4, n_seen: int = 6, n_bytes: int = 1_000_000
+    ) -> HistoryCache:
+        return HistoryCache(self.load, n_history=n_history, n_seen=n_seen, n_bytes=n_bytes)
 
 
 def test_a_cached_user_is_not_loaded_again() -> None:
@@ -108,8 +111,8 @@ def test_who_was_forgotten_while_being_loaded_is_loaded_again() -> None:
 
 def test_the_user_asked_for_longest_ago_makes_room() -> None:
     log = Log()
-    # A user with one event takes nine places.
-    cache = log.cache(n_events=27)
+    # Room for three users with one event each.
+    cache = log.cache(n_bytes=1_200)
     for user in "abc":
         log.add(user, "item", 1)
         cache.get(user)
@@ -123,6 +126,24 @@ def test_the_user_asked_for_longest_ago_makes_room() -> None:
     assert log.n_loads == 5
 
 
+def test_many_users_take_as_much_memory_as_is_said() -> None:
+    def load(user_id: str, limit: int) -> Loaded:
+        events = [(n, f"item {user_id} {n}", "view", None, float(n)) for n in range(30)]
+        return Loaded(events, {"view": 30}, {}, is_erased=False)
+
+    n_bytes = 2_000_000
+    tracemalloc.start()
+    try:
+        cache = HistoryCache(load, n_history=512, n_seen=512, n_bytes=n_bytes)
+        for n in range(5_000):
+            cache.get(str(n))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 1_000 < len(cache) < 5_000
+    assert 0.8 * n_bytes < held < 1.1 * n_bytes
+
+
 @given(
     st.lists(
         st.tuples(
@@ -133,13 +154,13 @@ def test_the_user_asked_for_longest_ago_makes_room() -> None:
         ),
         max_size=60,
     ),
-    st.sampled_from([20, 10_000]),
+    st.sampled_from([600, 1_000_000]),
 )
 def test_a_history_is_that_of_the_log_whatever_happens(
-    steps: list[tuple[str, str, str, int]], n_events: int
+    steps: list[tuple[str, str, str, int]], n_bytes: int
 ) -> None:
     log = Log()
-    cache = log.cache(n_events=n_events)
+    cache = log.cache(n_bytes=n_bytes)
     late: list[tuple[int, Event]] = []
     for what, user, item, at in steps:
         match what:

@@ -235,7 +235,7 @@ def test_readers_beside_a_writer_see_whole_histories_with_all_that_is_acknowledg
 
 def test_a_small_cache_gives_the_same_histories(where: str, opened: Opener) -> None:
     # Two or three of eight users fit.
-    store = opened(where, n_cached_events=30)
+    store = opened(where, n_cached_bytes=1_000)
     for n in range(40):
         store.append_events([event(str(n), f"user {n % 8}", item_id=f"i{n}", time_s=n)])
         of_user = [m for m in range(n + 1) if m % 8 == n % 8]

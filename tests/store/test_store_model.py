@@ -48,7 +48,7 @@ class Agreement(RuleBasedStateMachine):
         self.store = self.open()
 
     def open(self) -> Store:
-        bounds = StoreSettings(n_history=4, n_seen=4, n_cached_events=40)
+        bounds = StoreSettings(n_history=4, n_seen=4, n_cached_bytes=1_000)
         return open_store(self.where, settings=bounds)
 
     def teardown(self) -> None:

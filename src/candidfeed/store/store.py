@@ -39,14 +39,14 @@ class StoreSettings:
     Args:
         n_history: a user's latest events that `history` gives.
         n_seen: a user's latest events of which `seen` gives the items.
-        n_cached_events: events of all cached users together; about 200 bytes each.
+        n_cached_bytes: of what is held of users in memory; of one some 300, and 50 an event.
         n_waiting_events: events that may wait to be written before more are refused.
         n_waiting_slates: slates that may wait to be written before more are lost.
     """
 
     n_history: int = 512
     n_seen: int = 4_096
-    n_cached_events: int = 200_000
+    n_cached_bytes: int = 4_000_000
     n_waiting_events: int = 50_000
     n_waiting_slates: int = 10_000
 
@@ -84,7 +84,7 @@ class Store:
             self._reading.about,
             n_history=settings.n_history,
             n_seen=settings.n_seen,
-            n_events=settings.n_cached_events,
+            n_bytes=settings.n_cached_bytes,
         )
         self._followed = self._reading.last_cursors()
         self._is_closed = False
