@@ -38,7 +38,9 @@ def test_it_starts_shows_a_key_once_ends_when_told_and_forgets_nothing(
     state = tmp_path / "state"
     state.mkdir()
     key_file = tmp_path / "key"
+    # Of users no more is held than one with few events.
     options = ("--store", str(state / "store.db"), "--key-file", str(key_file))
+    options += ("--history-mb", "0.001")
     with served(tiny_release, *options) as (process, address):
         key = key_file.read_text().strip()
         assert stat.S_IMODE(key_file.stat().st_mode) == 0o600

@@ -59,6 +59,14 @@ def serve(
     requests_per_s: Annotated[
         float, typer.Option(min=0.001, metavar="N", help="That one API key may make, on average.")
     ] = 2_000.0,
+    history_mb: Annotated[
+        float,
+        typer.Option(
+            min=0.001,
+            metavar="MB",
+            help="Memory for the pasts of users who asked lately; others' are read from the store.",
+        ),
+    ] = 4.0,
     policy: Annotated[
         Path | None,
         typer.Option(help="A TOML file: diversity, caps, exploration, brake (docs/serving.md)."),
@@ -126,8 +134,9 @@ def serve(
     from candidfeed.serving.server import bound, run
     from candidfeed.serving.service import Service
     from candidfeed.serving.settings import ServeSettings
-    from candidfeed.store.store import open_store
+    from candidfeed.store.store import StoreSettings, open_store
 
+    bounds = StoreSettings(n_cached_bytes=round(history_mb * 1e6))
     chosen = ServeSettings(
         deadline_ms=deadline_ms,
         n_workers=workers,
@@ -142,7 +151,9 @@ def serve(
     with (
         ExitStack() as last,
         bound(host, port) as listening,
-        Service.open(releases, open_store(where), chosen, with_keys=not no_auth) as service,
+        Service.open(
+            releases, open_store(where, settings=bounds), chosen, with_keys=not no_auth
+        ) as service,
     ):
         _show_first_key(service.first_key(), key_file)
 
