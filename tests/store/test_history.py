@@ -34,7 +34,7 @@ class Log:
         )[:limit]
         self.while_loading()
         events = [(cursor, one.item_id, one.kind, one.value, at) for at, cursor, one in rows]
-        return Loaded(events, self.counts(user_id), {}, is_erased=False)
+        return Loaded(events, self.counts(user_id), "", is_erased=False)
 
     def counts(self, user_id: str) -> Counter[str]:
         return Counter(one.kind for _, one in self.events if one.user_id == user_id)
@@ -129,7 +129,7 @@ def test_the_user_asked_for_longest_ago_makes_room() -> None:
 def test_many_users_take_as_much_memory_as_is_said() -> None:
     def load(user_id: str, limit: int) -> Loaded:
         events = [(n, f"item {user_id} {n}", "view", None, float(n)) for n in range(30)]
-        return Loaded(events, {"view": 30}, {}, is_erased=False)
+        return Loaded(events, {"view": 30}, "", is_erased=False)
 
     n_bytes = 2_000_000
     tracemalloc.start()

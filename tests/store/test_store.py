@@ -320,6 +320,20 @@ def test_fields_that_json_cannot_hold_are_refused(
     assert store.items_after(0, 10) == []
 
 
+def test_fields_that_only_few_programs_take_are_read_from_memory_too(store: Store) -> None:
+    deep: object = 2**80
+    for _ in range(400):
+        deep = [deep]
+    # Half of a pair of surrogates is no Unicode, but JSON can write it.
+    fields = {"half": "\ud800", "deep": deep, "quotes": '"\\', "": None}
+    store.put_user("ann", fields, 1.0)
+    for _ in range(2):
+        assert store.about("ann").fields == fields
+    store.append_events([event("a", "ann")])
+    assert store.about("ann").fields == fields
+    assert len(store.history("ann")) == 1
+
+
 # Erasure
 
 

@@ -1,5 +1,6 @@
 """What a user did lately, kept in memory over the store: read in microseconds, bounded in size."""
 
+import json
 from bisect import bisect_right
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -54,12 +55,13 @@ class Loaded(NamedTuple):
 
     Attributes:
         events: (cursor, item_id, kind, value, time_s) of the latest, latest first.
-        counts, fields, is_erased: as in `Known`.
+        counts, is_erased: as in `Known`.
+        fields: JSON, as it was put; empty where nothing was.
     """
 
     events: list[Row]
     counts: Mapping[str, int]
-    fields: Mapping[str, Any]
+    fields: str
     is_erased: bool
 
 
@@ -69,6 +71,7 @@ class _Entry:
 
     Attributes:
         older: items that count as seen and are not in the history.
+        fields: as in `Loaded`: what they hold need not be what `to_json` takes.
     """
 
     item_ids: list[str] = field(default_factory=list)
@@ -78,7 +81,7 @@ class _Entry:
     cursors: list[int] = field(default_factory=list)
     older: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: str = ""
     is_erased: bool = False
 
     @staticmethod
@@ -114,7 +117,8 @@ class _Entry:
             tuple(self.item_ids), tuple(self.kinds), tuple(self.values), tuple(self.times_s)
         )
         seen = frozenset(self.item_ids).union(self.older)
-        return Known(history, seen, self.counts, self.fields, self.is_erased)
+        fields = json.loads(self.fields) if self.fields else {}
+        return Known(history, seen, self.counts, fields, self.is_erased)
 
     def take_in(self, cursor: int, event: Event, *, n_history: int) -> bool:
         """Add an event where it is not there yet; False where that can't be told."""

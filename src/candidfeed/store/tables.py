@@ -77,7 +77,7 @@ class Reading:
         )
         if not found:
             # Most people who ask: one question is enough.
-            return Loaded([], {}, {}, is_erased=False)
+            return Loaded([], {}, "", is_erased=False)
         # What is committed meanwhile is told later, and must not be counted twice.
         user_no, erased_s, fields, until = found[0]
         events = self._fetch(
@@ -95,8 +95,7 @@ class Reading:
                     (user_no, until),
                 )
             )
-        known = {} if fields is None else json.loads(fields)
-        return Loaded(events, counts, known, is_erased=erased_s is not None)
+        return Loaded(events, counts, fields or "", is_erased=erased_s is not None)
 
     def events_after(self, cursor: int, limit: int) -> list[tuple[int, Event]]:
         """Events in the order in which they were committed, with the cursor of each."""
