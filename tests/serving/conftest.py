@@ -4,17 +4,21 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import uvicorn
 
+from candidfeed.feed.scoring import tower_inputs
 from candidfeed.feed.served import Served
 from candidfeed.release.bundle import encode
+from candidfeed.release.export import export_function
 from candidfeed.release.storage import write_directory
+from candidfeed.retrieval.large.history_tower import HistoryTower
 from candidfeed.serving.app import make_app
 from candidfeed.serving.server import bound
 from candidfeed.serving.service import Service
@@ -105,12 +109,35 @@ def start(tiny_release: Path, tmp_path: Path) -> Iterator[Start]:
     """Starts a service on a copy of the tiny release; ended with the test."""
     with ExitStack() as stack:
 
-        def begin(**settings: Any) -> Running:
+        def begin(release: Path = tiny_release, **settings: Any) -> Running:
             folder = tmp_path / "releases"
-            shutil.copytree(tiny_release, folder)
+            shutil.copytree(release, folder)
             return stack.enter_context(running(folder, tmp_path, **settings))
 
         yield begin
+
+
+@pytest.fixture(scope="session")
+def by_vectors(tiny_served: Served, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a user tower as of large catalogues: it sums the vectors of a history."""
+    vectors = tiny_served.item_vectors
+    tower = HistoryTower(
+        n_items=len(vectors),
+        n_user_ids=tiny_served.user_map.n_ids,
+        n_item_ids=tiny_served.item_map.n_ids,
+        dim=vectors.shape[1],
+        max_history=64,
+        n_hidden=4,
+    )
+    tower.build()
+    tower.turn.assign(np.eye(*tower.turn.shape))
+    tower.items.assign(vectors)
+    settings = replace(tiny_served.settings, tower_reads_vectors=True)
+    inputs = tower_inputs(tiny_served.anonymous, settings, item_vectors=vectors)
+    exported = export_function(tower, tower.user_vectors, inputs)
+    folder = tmp_path_factory.mktemp("by_vectors") / "releases"
+    publish(replace(tiny_served, tower=exported, settings=settings), folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

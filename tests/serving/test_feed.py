@@ -14,11 +14,13 @@ import pytest
 from tests.conftest import TINY_ITEMS, item_id, user_id
 from tests.serving.conftest import Running, Start, event
 
+from candidfeed.data.features import Bag
 from candidfeed.data.vocabulary import UNKNOWN
 from candidfeed.feed.exported import ExportedFunction
+from candidfeed.feed.newcomers import Newcomer
 from candidfeed.feed.pipeline import Ask, recommend
 from candidfeed.feed.scoring import user_vector
-from candidfeed.feed.served import Past, Served
+from candidfeed.feed.served import Past, Person, Served
 from candidfeed.release.bundle import read_release
 from candidfeed.serving.live import LiveRelease
 from candidfeed.serving.wire import FeedRequest
@@ -219,6 +221,73 @@ def test_a_new_item_is_served_by_its_content_at_once(start: Start) -> None:
     one.client.delete(f"/v1/items/{new}")
     assert one.item_ids(user_id(5), allow=[new, "other"]) == ["other"]
     assert one.item_ids(user_id(5), mode="latest")[0] == "other"
+
+
+def test_an_event_about_a_new_item_counts_at_once_where_stage_one_reads_vectors(
+    start: Start, by_vectors: Path
+) -> None:
+    one = start(by_vectors)
+    for name, tag in (("first", "odd"), ("second", "even")):
+        put = {"fields": {"title": name, "tags": [tag]}}
+        assert one.client.put(f"/v1/items/{name}", json=put).status_code == 200
+        one.send(event(f"of {name}", f"fan of {name}", name))
+
+    live, store = one.service.releases.live, one.service.store
+    assert live is not None
+
+    def prefers_odd(user: str) -> float:
+        person = live.person(user, live.past_of(store.history(user)), {})
+        odd, even = (live.rows_of([item_id(n) for n in range(m, TINY_ITEMS, 2)]) for m in (1, 0))
+        vector = user_vector(live.served, person)
+        of_odd, of_even = (live.served.scores_of(vector, rows).mean() for rows in (odd, even))
+        return float(of_odd - of_even)
+
+    answer = one.feed("fan of first", debug=True)
+    assert (answer["mode"], answer["debug"]["past"]) == ("personal", 1)
+    assert answer["slots"][0]["reason"] == "fits your 1 rating as a whole"
+    assert prefers_odd("fan of first") > prefers_odd("fan of second")
+    assert one.feed("fan of second")["slots"] != answer["slots"]
+    # Beside what the release knows of them: of a new item stage two has learned nothing.
+    known = user_id(3)
+    before, one_more = one.feed(known, debug=True), event("more", known, "second")
+    one.send(one_more)
+    after = one.feed(known, debug=True)
+    assert after["debug"]["past"] == before["debug"]["past"] + 1
+    assert [slot["score"] for slot in after["slots"]] != [slot["score"] for slot in before["slots"]]
+
+
+def test_a_new_item_in_a_past_speaks_as_an_item_of_the_release_with_its_vector(
+    by_vectors: Path,
+) -> None:
+    served = read_release(by_vectors)
+    bag, width = served.space.item_bag, served.settings.tower_width
+    (new,) = served.newcomers.put(
+        [
+            Newcomer(
+                item_id="new", title="New", born_s=1.7e9, fields={},
+                bag=Bag(bag.ids[[7]], bag.weights[[7]]), vector=served.item_vectors[7],
+            )
+        ]
+    )  # fmt: skip
+
+    def somebody(*items: int) -> Person:
+        n = len(items)
+        past = Past(np.array(items, np.int32), np.full(n, 4.0, np.float32), np.arange(n) + 1.7e9)
+        return replace(served.anonymous, past=past)
+
+    for with_new, alike in (
+        (somebody(3, new, 5), somebody(3, 7, 5)),
+        (somebody(new), somebody(7)),
+        (somebody(*[3] * width, new), somebody(*[3] * width, 7)),
+    ):
+        np.testing.assert_array_equal(user_vector(served, with_new), user_vector(served, alike))
+    assert not np.array_equal(*(user_vector(served, somebody(3, one)) for one in (new, 5)))
+    # Stage two, and what is told of it, know nothing of the new one.
+    for with_new in (somebody(3, new, 5), somebody(new)):
+        slate = recommend(served, with_new, Ask(k=5, now_s=1.8e9))
+        assert len(slate.slots) == 5
+        assert slate.n_non_finite == 0
+        assert "New" not in "".join(slot.reason for slot in slate.slots)
 
 
 def test_a_value_that_only_new_items_have_can_be_muted(start: Start) -> None:

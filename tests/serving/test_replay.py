@@ -52,6 +52,8 @@ def some_change(service: Running, rng: random.Random, n: int) -> None:
     client, item, user = service.client, item_id(rng.randrange(TINY_ITEMS)), any_user(rng)
     kind = rng.choices(("event", "delete", "put", "expire", "user"), (10, 2, 2, 1, 2))[0]
     if kind == "event":
+        if rng.random() < 0.3:
+            item = f"newcomer {rng.randrange(5)}"
         sent = event(f"e{n}", user, item, value=rng.randrange(1, 6), time_s=time.time())
         assert service.send(sent)["accepted"] == 1
     elif kind == "delete":
@@ -91,10 +93,14 @@ def some_request(rng: random.Random) -> dict[str, Any]:
     return {**asked, "debug": rng.random() < 0.2}
 
 
+@pytest.mark.parametrize("release", ["tiny_release", "by_vectors"])
 def test_feeds_between_all_kinds_of_changes_are_made_again_to_the_last_bit(
-    start: Start, replayed: Callable[..., tuple[int, dict[str, Any]]]
+    start: Start,
+    replayed: Callable[..., tuple[int, dict[str, Any]]],
+    request: pytest.FixtureRequest,
+    release: str,
 ) -> None:
-    service, rng = start(**WHOLE), random.Random(0)
+    service, rng = start(request.getfixturevalue(release), **WHOLE), random.Random(0)
     shown = set()
     for n in range(N_REQUESTS):
         if rng.random() < 0.6:

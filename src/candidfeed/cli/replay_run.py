@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from candidfeed.data.interactions import Interactions
-from candidfeed.data.vocabulary import UNKNOWN
 from candidfeed.errors import DataError
 from candidfeed.feed.served import Person, Served
 from candidfeed.release.bundle import read_release
@@ -143,8 +142,8 @@ def _is_past_of(person: Person, known: Interactions) -> bool:
 
 
 def _log_of(events: list[Event], live: LiveRelease) -> Interactions:
-    """One user's events as a log that is learned from: positive ones of items of the release."""
-    kinds, n_items = live.served.settings.positive_kinds, live.served.n_items
+    """One user's events as a log: positive ones of items that a past is made of."""
+    kinds, served = live.served.settings.positive_kinds, live.served
     events = [one for one in events if not kinds or one.kind in kinds]
     rows = live.rows_of([one.item_id for one in events])
     log = Interactions(
@@ -153,10 +152,9 @@ def _log_of(events: list[Event], live: LiveRelease) -> Interactions:
         value=np.array([np.nan if one.value is None else one.value for one in events], np.float32),
         time_s=np.array([one.time_s for one in events], np.float64),
         n_users=1,
-        n_items=n_items,
+        n_items=served.n_items + len(served.newcomers),
     )
-    # Neither training nor a past knows what came after the build.
-    return log.take((rows != UNKNOWN) & (rows < n_items))
+    return log.take(live.are_read(rows))
 
 
 def _read(releases: Path, release_id: str) -> Served | None:

@@ -1,5 +1,7 @@
 """Why a slot is shown: one line that names what its score rests on, and nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from candidfeed.feed.served import Past, Person, Rows, Served
@@ -16,11 +18,13 @@ def history_reasons(served: Served, person: Person, rows: Rows) -> list[str]:
     adds anything, the reason is the past as a whole, which is what stage one reads.
     """
     whole = f"fits {_n_events(served, person.past)} as a whole"
-    if served.neighbours.are_none:
+    past = served.learned_of(person.past)
+    if served.neighbours.are_none or not len(past):
         return [whole] * len(rows)
+    person = replace(person, past=past)
     cited, adds = strongest(served, person, rows)
     return [
-        _because(served, person.past, place) if adding > _LEAST else whole
+        _because(served, past, place) if adding > _LEAST else whole
         for place, adding in zip(cited, adds, strict=True)
     ]
 

@@ -84,13 +84,21 @@ def view_of(served: Served, person: Person) -> View | None:
     """None for a person without a past."""
     if not len(person.past):
         return None
-    neighbours = served.neighbours.scores(person.past.items, person.row)
+    neighbours = served.neighbours.scores(served.learned_of(person.past).items, person.row)
     return View(user_vector(served, person), neighbours)
 
 
 def user_vector(served: Served, person: Person) -> Floats:
     """Stage one's side of the user, float32 [dim]."""
-    return served.tower(tower_inputs(person, served.settings, item_vectors=served.item_vectors))[0]
+    past, settings = person.past, served.settings
+    if (are_new := served.are_new(past.items)) is not None:
+        # Any item of the release stands for them: of each event the tower reads the vector.
+        person = replace(person, past=replace(past, items=np.where(are_new, 0, past.items)))
+    inputs = tower_inputs(person, settings, item_vectors=served.item_vectors)
+    if are_new is not None:
+        latest = past.items[-settings.tower_width :]
+        inputs["history_vectors"][0, : len(latest)] = served.vectors_of(latest)
+    return served.tower(inputs)[0]
 
 
 def tower_inputs(person: Person, settings: FeedSettings, *, item_vectors: Floats) -> Arrays:
@@ -146,7 +154,7 @@ def known_of(
         neighbour: scores of the neighbour model, float32 [c].
         now_s: seconds since 1970 UTC; NaN if unknown.
     """
-    space = served.space
+    space, person = served.space, replace(person, past=served.learned_of(person.past))
     state = user_state(space, person, width=_width_of(served, person), now_s=now_s)
     dense = dense_of(served, state, rows, tower, neighbour)
     if (are_new := served.are_new(rows)) is not None:
@@ -207,7 +215,7 @@ def dense_of(
 def _width_of(served: Served, person: Person) -> int:
     """Events of a history that stage two is given: none is padded for where none is read whole."""
     most = served.settings.ranker_width
-    return most if "history" in served.ranker.reads else min(most, len(person.past))
+    return most if "history" in served.ranker.reads else min(most, max(1, len(person.past)))
 
 
 def _actions(served: Served, predicted: Arrays) -> dict[str, NDArray[np.float64]]:

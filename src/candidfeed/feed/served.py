@@ -76,7 +76,7 @@ class Past:
     """What one user is known to have touched, oldest first, each item once.
 
     Attributes:
-        items: int32 [n].
+        items: int32 [n]; newcomers too, where stage one reads them.
         values: the event's value, float32 [n]; NaN where it carries none.
         times_s: float64 [n]; NaN where unknown.
     """
@@ -87,6 +87,10 @@ class Past:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def take(self, which: NDArray[np.bool_]) -> "Past":
+        """Where the mask is true."""
+        return Past(self.items[which], self.values[which], self.times_s[which])
 
     def padded(self, width: int, *, n_items: int) -> PaddedHistories:
         """The latest `width` events as the history of one user, padded to exactly `width`."""
@@ -117,8 +121,7 @@ class Past:
 
     def without(self, item: int) -> "Past":
         """The same as if the user had never touched this item."""
-        keep = self.items != item
-        return Past(self.items[keep], self.values[keep], self.times_s[keep])
+        return self.take(self.items != item)
 
 
 @dataclass(frozen=True)
@@ -275,6 +278,11 @@ class Served:
         if not len(self.newcomers) or not len(rows) or rows.max() < self.n_items:
             return None
         return rows >= self.n_items
+
+    def learned_of(self, past: Past) -> Past:
+        """What of it the models have learned from: items of the release."""
+        are_new = self.are_new(past.items)
+        return past if are_new is None else past.take(~are_new)
 
     def ids_of(self, rows: Rows) -> list[int | str]:
         if self.are_new(rows) is None and self._numbers is not None:

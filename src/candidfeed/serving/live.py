@@ -172,18 +172,27 @@ class LiveRelease:
         return _bags(self.served.user_map, [fields])
 
     def past_of(self, history: History) -> Past:
-        """Those of a user's events that a model reads: positive ones about items of the release."""
+        """Those of a user's events that a model reads: positive ones about items that it knows.
+
+        A newcomer it knows where it reads items by their vectors.
+        """
         if not len(history):
             return _NOTHING
         kinds = self.served.settings.positive_kinds
         rows = self.rows_of(history.item_ids)
-        # Of a newcomer no model has learned yet what having touched it says.
-        read = (rows != UNKNOWN) & (rows < self.served.n_items)
+        read = self.are_read(rows)
         if kinds:
             read &= np.array([kind in kinds for kind in history.kinds], bool)
         values = np.array(history.values, np.float32)
         past = Past(rows[read], values[read], np.array(history.times_s, np.float64)[read])
         return _NOTHING.then(past)
+
+    def are_read(self, rows: Rows) -> NDArray[np.bool_]:
+        """Of which items a past is made, bool [n]: of those that stage one has a vector of."""
+        are_known = rows != UNKNOWN
+        # Otherwise no model has learned yet what having touched a newcomer says.
+        reads_vectors = self.served.settings.tower_reads_vectors
+        return are_known if reads_vectors else are_known & (rows < self.served.n_items)
 
     def warm_up(self, policy: Policy, before: Served | None) -> None:
         """Compile, and ask once for whatever is made when it is first asked for.

@@ -53,12 +53,13 @@ def dense_of_pairs(
         now_s: for when it is asked.
     """
     space = served.space
-    histories = Histories.of(known, max_length=served.settings.ranker_width)
+    past = Past(known.item, known.value, known.time_s)
+    learned = replace(known.take(known.item < space.n_items), n_items=space.n_items)
+    histories = Histories.of(learned, max_length=served.settings.ranker_width)
     state = replace(
         UserStates(histories, bag, space.scale).take(np.zeros(1, np.int32)),
         now_s=np.array([now_s]),
     )
-    past = Past(known.item, known.value, known.time_s)
     view = view_of(served, Person("", row, bag, past))
     assert view is not None
     tower, neighbour = served.scores_of(view.vector, items), view.neighbours_of(items)
