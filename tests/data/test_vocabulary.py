@@ -31,9 +31,32 @@ def test_a_row_leads_to_its_id_and_the_id_back(known: list, rng) -> None:
 def test_one_id_and_many_are_looked_up_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ["42", "007", None, "7", "a b,c", "42", "x" * 1024, "y", "", "😀"]
     few = [vocabulary.rows(asked).tolist() for vocabulary in (INTEGERS, TEXTS)]
-    monkeypatch.setattr(vocabulary_module, "_FEW", 0)
-    assert few == [vocabulary.rows(asked).tolist() for vocabulary in (INTEGERS, TEXTS)]
+    for limit in ("_ONE_BY_ONE", "_FEW"):
+        monkeypatch.setattr(vocabulary_module, limit, 0)
+        assert few == [vocabulary.rows(asked).tolist() for vocabulary in (INTEGERS, TEXTS)]
     assert few[1] == [0, 1, UNKNOWN, UNKNOWN, 2, 0, 4, UNKNOWN, UNKNOWN, 3]
+
+
+@given(
+    known=st.lists(st.text(max_size=3), max_size=60),
+    asked=st.lists(st.none() | st.text(max_size=3), max_size=400),
+)
+def test_any_texts_are_looked_up_as_in_a_dict(known: list[str], asked: list[str | None]) -> None:
+    distinct = list(dict.fromkeys(known))
+    row_of = {one: row for row, one in enumerate(distinct)}
+    found = Vocabulary(pl.Series(distinct, dtype=pl.String)).rows([*asked, *known])
+    assert found.tolist() == [row_of.get(one, UNKNOWN) for one in [*asked, *known]]
+
+
+def test_thousands_of_ids_among_many_more_are_found_without_a_join(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Vocabulary, "_rows_of_many", None)
+    numbers = pl.Series(range(200_000))
+    asked = np.random.default_rng(0).integers(0, 200_000, 1_500).tolist()
+    assert Vocabulary(numbers).rows(asked).tolist() == asked
+    texts = [str(one) for one in asked]
+    assert Vocabulary(numbers.cast(pl.String)).rows(texts).tolist() == asked
 
 
 @pytest.mark.parametrize("vocabulary", [INTEGERS, TEXTS])

@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 from candidfeed.errors import DataError
 
 UNKNOWN = -1
-# Up to so many ids are looked up one by one; more are joined with the whole vocabulary.
+# Up to so many ids, or such a share of the vocabulary, are looked for by bisection; more are joined
+# with all of it, on all threads.
 _FEW = 256
+_SHARE = 1 / 128
+# Up to so many texts are looked for one by one: Polars hands even one id to another thread.
+_ONE_BY_ONE = 64
 # An integer id has 64 bits.
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 _DIGITS = len(str(_SMALLEST))
@@ -44,16 +48,20 @@ class Vocabulary:
         An id is found by its plain form, text or number: 42, "42" and 42.0 are one integer id,
         "042" and 42.5 are none.
         """
-        if len(ids) > _FEW:
+        if len(ids) > max(_FEW, _SHARE * len(self)):
             return self._rows_of_many(self._as_ids(ids))
         plain = [self._plain(one) for one in ids]
         return self._rows_of_texts(plain) if self._is_text else self._rows_of_numbers(plain)
 
-    # One by one not by Polars: it hands even one id to another thread.
-
     def _rows_of_texts(self, asked: Sequence[Any]) -> NDArray[np.int32]:
         ids, rows = self._ascending
         found = np.full(len(asked), UNKNOWN, np.int32)
+        if len(asked) > _ONE_BY_ONE and len(ids):
+            wanted = pl.Series(asked, dtype=pl.String)
+            at = np.minimum(ids.search_sorted(wanted).to_numpy(), len(ids) - 1)
+            is_there = ids.gather(at).eq_missing(wanted).to_numpy()
+            found[is_there] = rows[at[is_there]]
+            return found
         for place, one in enumerate(asked):
             at = len(ids) if one is None else bisect_left(ids, one)
             if at < len(ids) and ids[at] == one:
