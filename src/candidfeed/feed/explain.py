@@ -1,7 +1,5 @@
 """Why a slot is shown: one line that names what its score rests on, and nothing else."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from candidfeed.feed.served import Past, Person, Rows, Served
@@ -18,13 +16,12 @@ def history_reasons(served: Served, person: Person, rows: Rows) -> list[str]:
     adds anything, the reason is the past as a whole, which is what stage one reads.
     """
     whole = f"fits {_n_events(served, person.past)} as a whole"
-    past = served.learned_of(person.past)
-    if served.neighbours.are_none or not len(past):
+    learned = served.learned_of(person)
+    if served.neighbours.are_none or not len(learned.past):
         return [whole] * len(rows)
-    person = replace(person, past=past)
-    cited, adds = strongest(served, person, rows)
+    cited, adds = strongest(served, learned, rows)
     return [
-        _because(served, past, place) if adding > _LEAST else whole
+        _because(served, learned.past, place) if adding > _LEAST else whole
         for place, adding in zip(cited, adds, strict=True)
     ]
 

@@ -84,7 +84,7 @@ def view_of(served: Served, person: Person) -> View | None:
     """None for a person without a past."""
     if not len(person.past):
         return None
-    neighbours = served.neighbours.scores(served.learned_of(person.past).items, person.row)
+    neighbours = served.neighbours.scores(served.learned_of(person).past.items, person.row)
     return View(user_vector(served, person), neighbours)
 
 
@@ -154,7 +154,7 @@ def known_of(
         neighbour: scores of the neighbour model, float32 [c].
         now_s: seconds since 1970 UTC; NaN if unknown.
     """
-    space, person = served.space, replace(person, past=served.learned_of(person.past))
+    space, person = served.space, served.learned_of(person)
     state = user_state(space, person, width=_width_of(served, person), now_s=now_s)
     dense = dense_of(served, state, rows, tower, neighbour)
     if (are_new := served.are_new(rows)) is not None:

@@ -279,10 +279,10 @@ class Served:
             return None
         return rows >= self.n_items
 
-    def learned_of(self, past: Past) -> Past:
-        """What of it the models have learned from: items of the release."""
-        are_new = self.are_new(past.items)
-        return past if are_new is None else past.take(~are_new)
+    def learned_of(self, person: "Person") -> "Person":
+        """The same with what of their past the models have learned from: items of the release."""
+        are_new = self.are_new(person.past.items)
+        return person if are_new is None else replace(person, past=person.past.take(~are_new))
 
     def ids_of(self, rows: Rows) -> list[int | str]:
         if self.are_new(rows) is None and self._numbers is not None:
