@@ -21,10 +21,10 @@ from candidfeed.errors import ReleaseError
 from candidfeed.feed.item_table import ItemTable
 from candidfeed.feed.pipeline import Ask, recommend
 from candidfeed.feed.served import Neighbours, Served
-from candidfeed.release import bundle
 from candidfeed.release.bundle import encode, read_release
 from candidfeed.release.export import export_pair
 from candidfeed.release.storage import read_directory, write_directory
+from candidfeed.release.tensors import encode_tensors
 from candidfeed.retrieval.index.vector_index import IndexSettings
 from candidfeed.training.two_stage import TwoStage, TwoStageSettings, fit_two_stage
 
@@ -188,7 +188,7 @@ def test_a_changed_byte_in_any_file_is_refused(tiny_release: Path, tmp_path: Pat
 
 
 def _without_vectors(files: dict[str, bytes]) -> None:
-    files["arrays.safetensors"] = bundle._tensors({"time_edges": np.zeros(2)})
+    files["arrays.safetensors"] = encode_tensors({"time_edges": np.zeros(2)})
 
 
 def _with_new_setting(files: dict[str, bytes]) -> None:

@@ -9,6 +9,7 @@ import select
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from candidfeed.release.manifest import FORMAT, MANIFEST, POINTER, FileEntry
 from candidfeed.release.storage import (
     OpenedDirectory,
     is_kept,
+    open_ahead,
     read_directory,
     read_generation,
     refuse_foreign_folder,
@@ -76,6 +78,22 @@ def test_what_was_written_is_read_back(release: Path) -> None:
     assert opened.manifest == {"dataset": "tiny"}
     assert opened.path.name == opened.release_id
     assert opened.path.parent == release
+
+
+def test_a_release_is_opened_while_something_else_is_done(
+    release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    something_else = threading.Event()
+
+    def read_afterwards(target: Path) -> OpenedDirectory:
+        assert something_else.wait(60)
+        return read_directory(target)
+
+    monkeypatch.setattr(storage, "read_directory", read_afterwards)
+    opening = open_ahead(release)
+    assert not opening.opened.done()
+    something_else.set()
+    assert content(opening.opened.result()) == FILES
 
 
 @settings(max_examples=30)

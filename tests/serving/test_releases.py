@@ -135,7 +135,7 @@ def test_a_release_that_cant_be_read_leaves_the_one_before_in_force(
     [
         (storage, "_read_pointer"),
         (storage, "_read_listing"),
-        (bundle, "_load"),
+        (bundle, "map_tensors"),
         (bundle, "_neighbours_of"),
     ],
 )

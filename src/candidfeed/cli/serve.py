@@ -130,42 +130,50 @@ def serve(
     # Each worker computes on its own thread: XLA's would only hand work to and fro.
     os.environ.setdefault("NPROC", "1")
 
-    from candidfeed.feed.policy import DEFAULT_POLICY, load_policy
-    from candidfeed.serving.server import bound, run
-    from candidfeed.serving.service import Service
-    from candidfeed.serving.settings import ServeSettings
-    from candidfeed.store.store import StoreSettings, open_store
+    from candidfeed.serving.memory import without_collections
 
-    bounds = StoreSettings(n_cached_bytes=round(history_mb * 1e6))
-    chosen = ServeSettings(
-        deadline_ms=deadline_ms,
-        n_workers=workers,
-        n_processes=processes,
-        n_waiting=waiting,
-        requests_per_s=requests_per_s,
-        burst=2 * requests_per_s,
-        policy=DEFAULT_POLICY if policy is None else load_policy(policy),
-        sample_features=sample_features,
-        log_requests=log_requests,
-    )
-    with (
-        ExitStack() as last,
-        bound(host, port) as listening,
-        Service.open(
-            releases, open_store(where, settings=bounds), chosen, with_keys=not no_auth
-        ) as service,
-    ):
-        _show_first_key(service.first_key(), key_file)
+    with without_collections():
+        from candidfeed.release.functions import compile_ahead
 
-        def ready(address: str) -> None:
-            _show_address(address)
-            # Once all is closed.
-            last.callback(service.journal.write, "stopped")
+        # Likewise, once JAX is imported.
+        begun = compile_ahead(opening)
 
-        if retrain_every is not None:
-            command = _retrain_command(releases, data, where, settings, cache)
-            service.retrain_every(retrain_every * 3600, command, environment)
-        run(service, listening, ready, opening)
+        from candidfeed.feed.policy import DEFAULT_POLICY, load_policy
+        from candidfeed.serving.server import bound, run
+        from candidfeed.serving.service import Service
+        from candidfeed.serving.settings import ServeSettings
+        from candidfeed.store.store import StoreSettings, open_store
+
+        bounds = StoreSettings(n_cached_bytes=round(history_mb * 1e6))
+        chosen = ServeSettings(
+            deadline_ms=deadline_ms,
+            n_workers=workers,
+            n_processes=processes,
+            n_waiting=waiting,
+            requests_per_s=requests_per_s,
+            burst=2 * requests_per_s,
+            policy=DEFAULT_POLICY if policy is None else load_policy(policy),
+            sample_features=sample_features,
+            log_requests=log_requests,
+        )
+        with (
+            ExitStack() as last,
+            bound(host, port) as listening,
+            Service.open(
+                releases, open_store(where, settings=bounds), chosen, with_keys=not no_auth
+            ) as service,
+        ):
+            _show_first_key(service.first_key(), key_file)
+
+            def ready(address: str) -> None:
+                _show_address(address)
+                # Once all is closed.
+                last.callback(service.journal.write, "stopped")
+
+            if retrain_every is not None:
+                command = _retrain_command(releases, data, where, settings, cache)
+                service.retrain_every(retrain_every * 3600, command, environment)
+            run(service, listening, ready, begun)
 
 
 def _retrain_command(

@@ -1,7 +1,9 @@
 """A function that was exported from a trained model: StableHLO that takes its weights."""
 
 import struct
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -34,6 +36,7 @@ class ExportedFunction:
     def __init__(self, stablehlo: bytes, weights: Arrays) -> None:
         self.stablehlo, self.weights = stablehlo, weights
         self._run: Callable[[Arrays], Any] | None = None
+        self._compiling = threading.Lock()
         self._reads: frozenset[str] = frozenset()
 
     @property
@@ -70,7 +73,7 @@ class ExportedFunction:
 
     # Not a cached property: until Python 3.11 one lock stands for those of all objects.
     def compile(self, *, quickly: bool = False) -> Callable[[Arrays], Any]:
-        """Compile before the first call; two functions can be compiled side by side.
+        """Compile before the first call, once; two functions can be compiled side by side.
 
         Args:
             quickly: optimise little; the last bits of the outputs may be others.
@@ -78,6 +81,10 @@ class ExportedFunction:
         Raises:
             ReleaseError: this JAX can't run the function.
         """
+        with self._compiling:
+            return self._run or self._compile(quickly=quickly)
+
+    def _compile(self, *, quickly: bool) -> Callable[[Arrays], Any]:
         try:
             exported = jax.export.deserialize(bytearray(self.stablehlo))
             (weights, inputs), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
@@ -99,6 +106,18 @@ class ExportedFunction:
 
     def _is_constant(self, name: str) -> bool:
         return self.weights[name].nbytes <= _MOST_CONSTANT_BYTES
+
+
+def compile_all(functions: Iterable[ExportedFunction], *, quickly: bool) -> None:
+    """Compile functions side by side; see `ExportedFunction.compile`.
+
+    In a process that uses JAX for nothing before, it then computes on the thread that asks.
+    """
+    # Handed over, a request would wait for other threads to wake up.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    with ThreadPoolExecutor() as pool:
+        for one in [pool.submit(function.compile, quickly=quickly) for function in functions]:
+            one.result()
 
 
 def _compiled(lowered: jax.stages.Lowered, *, quickly: bool) -> jax.stages.Compiled:

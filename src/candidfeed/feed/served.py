@@ -4,12 +4,10 @@
 """
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeGuard
 
-import jax
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
@@ -19,7 +17,7 @@ from candidfeed.data.features import Bag, FeatureMap
 from candidfeed.data.histories import PaddedHistories, chronological
 from candidfeed.data.interactions import Interactions
 from candidfeed.data.vocabulary import UNKNOWN, Vocabulary
-from candidfeed.feed.exported import ExportedFunction
+from candidfeed.feed.exported import ExportedFunction, compile_all
 from candidfeed.feed.item_codes import ItemCodes
 from candidfeed.feed.item_table import ItemTable
 from candidfeed.feed.newcomers import ContentMap, Newcomers
@@ -419,20 +417,15 @@ class Served:
     def has_ratings(self) -> bool:
         return self.space.scale.like_at is not None
 
-    def compile(self, *, quickly: bool) -> None:
-        """Compile all functions side by side; see `ExportedFunction.compile`.
+    @property
+    def functions(self) -> dict[str, ExportedFunction]:
+        """Those that it has, by name."""
+        known = {"tower": self.tower, "ranker": self.ranker, "ranker_actions": self.ranker_actions}
+        return {name: function for name, function in known.items() if function is not None}
 
-        In a process that uses JAX for nothing before, it then computes on the thread that asks.
-        """
-        # Handed over, a request would wait for other threads to wake up.
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
-        with ThreadPoolExecutor() as pool:
-            for one in [
-                pool.submit(function.compile, quickly=quickly)
-                for function in (self.tower, self.ranker, self.ranker_actions)
-                if function is not None
-            ]:
-                one.result()
+    def compile(self, *, quickly: bool) -> None:
+        """Compile all functions side by side; see `compile_all`."""
+        compile_all(self.functions.values(), quickly=quickly)
 
     @cached_property
     def anonymous(self) -> Person:

@@ -10,7 +10,7 @@
     ranker.stablehlo        stage two, and in ranker.safetensors its weights and its part of every
                             item
     ranker_actions.stablehlo  of a log that says what was shown: its action heads, where the order
-                            does not depend on them; weights likewise
+                            does not depend on them; weights likewise (`release/functions.py`)
     index.*                 of a large catalogue: the item vectors and their lists, mapped into
                             memory (`retrieval/index/files.py`); a small one has its vectors above
     report.json             how good it is, beside the baselines; written by the build
@@ -22,15 +22,14 @@ Nothing here runs code that a file brings: no pickle, and every file's hash is c
 import io
 import json
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
-import safetensors.numpy
 import scipy.sparse as sp
-from numpy.typing import NDArray
 
 from candidfeed.data.features import Bag, FeatureMap
 from candidfeed.data.tables import Label
@@ -44,27 +43,20 @@ from candidfeed.ranking.action_inputs import ActionSpace, Rates
 from candidfeed.ranking.calibration import Calibrator
 from candidfeed.ranking.inputs import ItemStatistics, RankerSpace
 from candidfeed.ranking.rating_scale import RatingScale
+from candidfeed.release.functions import encode_functions, read_functions
 from candidfeed.release.storage import (
     FileContent,
     OpenedDirectory,
     read_directory,
     read_generation,
 )
+from candidfeed.release.tensors import Arrays, encode_tensors, map_tensors
 from candidfeed.retrieval.index.files import files_of, open_checked
 from candidfeed.retrieval.index.state import EXACT
 from candidfeed.retrieval.index.vector_index import VectorIndex
 from candidfeed.retrieval.user_knn import UserNeighbours
 
 REPORT = "report.json"
-_FUNCTIONS = ("tower", "ranker", "ranker_actions")
-# As safetensors names them.
-_DTYPES = {
-    "F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32,
-    "I16": np.int16, "I8": np.int8, "U64": np.uint64, "U32": np.uint32, "U16": np.uint16,
-    "U8": np.uint8, "BOOL": np.bool_,
-}  # fmt: skip
-
-Arrays = dict[str, NDArray[Any]]
 _Struct = TypeVar("_Struct")
 
 
@@ -104,15 +96,10 @@ def encode(served: Served) -> dict[str, FileContent]:
         "features.json": encode_json(maps),
         "users.parquet": _parquet(served.users.ids.rename("user_id").to_frame()),
         "items.parquet": _parquet(served.items.frame),
-        "arrays.safetensors": _tensors(arrays),
-        "neighbours.safetensors": _tensors(_weights_of(served.neighbours)),
+        "arrays.safetensors": encode_tensors(arrays),
+        "neighbours.safetensors": encode_tensors(_weights_of(served.neighbours)),
     }
-    for name in _FUNCTIONS:
-        function: ExportedFunction | None = getattr(served, name)
-        if function is not None:
-            files[f"{name}.stablehlo"] = function.stablehlo
-            files[f"{name}.safetensors"] = _tensors(dict(function.weights))
-    return files
+    return files | encode_functions(served.functions)
 
 
 def encode_json(content: Mapping[str, Any]) -> bytes:
@@ -138,14 +125,19 @@ def read_release(target: Path, release_id: str | None = None) -> Served:
     )
 
 
-def decode(opened: OpenedDirectory) -> Served:
+def decode(
+    opened: OpenedDirectory, functions: Future[dict[str, ExportedFunction]] | None = None
+) -> Served:
     """The release of files that were compared with what was built.
+
+    Args:
+        functions: of that release, where they are read elsewhere.
 
     Raises:
         ReleaseError: it was built by a version whose files this one can't read.
     """
     try:
-        return _decode(opened.path, release_id=opened.release_id)
+        return _decode(opened, functions)
     except (KeyError, TypeError, ValueError, OSError, pl.exceptions.PolarsError) as error:
         if not opened.path.is_dir():
             raise ReleaseError(f"{opened.path}: was removed while it was read") from error
@@ -155,10 +147,11 @@ def decode(opened: OpenedDirectory) -> Served:
         ) from error
 
 
-def _decode(folder: Path, *, release_id: str) -> Served:
+def _decode(opened: OpenedDirectory, ahead: Future[dict[str, ExportedFunction]] | None) -> Served:
+    folder = opened.path
     config = json.loads((folder / "config.json").read_bytes())
     maps = json.loads((folder / "features.json").read_bytes())
-    arrays = _load(folder / "arrays.safetensors")
+    arrays = map_tensors(folder / "arrays.safetensors")
     scale = RatingScale(
         levels=arrays["rating.levels"],
         shares=arrays["rating.shares"],
@@ -173,8 +166,9 @@ def _decode(folder: Path, *, release_id: str) -> Served:
         n_item_ids=config["n_item_ids"],
         actions=_actions_of(config["labels"], arrays),
     )
+    functions = read_functions(folder) if ahead is None else ahead.result()
     served = Served(
-        release_id=release_id,
+        release_id=opened.release_id,
         settings=_settings(config["settings"]),
         users=Vocabulary(_table(folder / "users.parquet")["user_id"]),
         user_map=FeatureMap.from_json(maps["users"]),
@@ -183,13 +177,13 @@ def _decode(folder: Path, *, release_id: str) -> Served:
         pasts=_struct("pasts", Pasts, arrays),
         items=ItemTable.of_file(folder / "items.parquet"),
         index=_index(folder, config["index"], arrays),
-        neighbours=_neighbours_of(_load(folder / "neighbours.safetensors")),
+        neighbours=_neighbours_of(map_tensors(folder / "neighbours.safetensors")),
         trending=arrays["trending"],
         space=space,
-        tower=_function(folder, "tower"),
-        ranker=_function(folder, "ranker"),
+        tower=functions["tower"],
+        ranker=functions["ranker"],
         ranker_actions=(
-            _function(folder, "ranker_actions") if config["settings"].get("action_width") else None
+            functions["ranker_actions"] if config["settings"].get("action_width") else None
         ),
         content=_struct("content", ContentMap, arrays),
         calibration={
@@ -234,11 +228,6 @@ def _index(folder: Path, report: dict[str, Any], arrays: Arrays) -> VectorIndex:
     return VectorIndex(open_checked(folder))
 
 
-def _function(folder: Path, name: str) -> ExportedFunction:
-    weights = _load(folder / f"{name}.safetensors")
-    return ExportedFunction((folder / f"{name}.stablehlo").read_bytes(), weights)
-
-
 def _weights_of(neighbours: Neighbours | UserNeighbours) -> Arrays:
     if isinstance(neighbours, UserNeighbours):
         touched = neighbours.touched
@@ -275,29 +264,6 @@ def _flat(prefix: str, struct: Any) -> Arrays:
 
 def _struct(prefix: str, kind: type[_Struct], arrays: Arrays) -> _Struct:
     return kind(**{field.name: arrays[f"{prefix}.{field.name}"] for field in fields(kind)})  # pyright: ignore[reportArgumentType]
-
-
-def _tensors(arrays: Arrays) -> bytes:
-    # It stores the memory as it lies; `ascontiguousarray` would make a vector of a single number.
-    return safetensors.numpy.save({k: np.asarray(v, order="C") for k, v in arrays.items()})
-
-
-def _load(path: Path) -> Arrays:
-    """The tensors of a file, mapped into memory: what is never read takes none of it.
-
-    Raises:
-        ValueError: the file is no safetensors file.
-    """
-    content = np.memmap(path, np.uint8, mode="r")
-    n_header = int.from_bytes(content[:8].tobytes(), "little")
-    header = json.loads(content[8 : 8 + n_header].tobytes())
-    header.pop("__metadata__", None)
-    arrays = {}
-    for name, about in header.items():
-        begin, end = (8 + n_header + offset for offset in about["data_offsets"])
-        dtype = _DTYPES[about["dtype"]]
-        arrays[name] = np.asarray(content[begin:end].view(dtype)).reshape(about["shape"])
-    return arrays
 
 
 def _parquet(table: pl.DataFrame) -> bytes:

@@ -46,6 +46,9 @@ FileContent: TypeAlias = bytes | Callable[[Path], None]
 
 _UNFINISHED = ".candidfeed-unfinished-"
 _TRAINING = ".candidfeed-training"
+# Between two pieces a thread waits for its turn with Python's others: in those of `file_digest`, of
+# 256 KiB, 500 MB take 19 s beside one that computes.
+_PIECE_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -143,9 +146,10 @@ def open_ahead(target: Path) -> Opening:
         ReleaseError: there is no release.
     """
     pointer = pointer_of(target)
-    with ThreadPoolExecutor(1) as pool:
-        opened = pool.submit(read_directory, target)
-        pool.shutdown(wait=False)
+    # Not as a context: its end would wait for the thread.
+    pool = ThreadPoolExecutor(1)
+    opened = pool.submit(read_directory, target)
+    pool.shutdown(wait=False)
     return Opening(pointer, opened)
 
 
@@ -557,5 +561,9 @@ def _compare(path: Path, what: str, expected: object, came: object) -> None:
 
 
 def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        piece = memoryview(bytearray(min(path.stat().st_size, _PIECE_BYTES)))
+        while n_read := file.readinto(piece):
+            digest.update(piece[:n_read])
+    return digest.hexdigest()

@@ -1,7 +1,19 @@
-"""What loading a release leaves free, given back to the system."""
+"""What is made while the service starts stays: Python's collector need not look through it."""
 
 import ctypes
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """No collections until `give_back`, or the end: of a start of 2.6 s they took .3."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def give_back() -> None:
@@ -11,6 +23,7 @@ def give_back() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
     try:
         # Of glibc alone.
         ctypes.CDLL(None).malloc_trim(0)

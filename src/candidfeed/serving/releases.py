@@ -9,7 +9,8 @@ from typing import Final
 from candidfeed.errors import CandidfeedError, StoreError
 from candidfeed.feed.policy import Policy
 from candidfeed.release.bundle import decode
-from candidfeed.release.storage import Opening, pointer_of, read_directory
+from candidfeed.release.functions import Begun
+from candidfeed.release.storage import pointer_of, read_directory
 from candidfeed.serving.journal import Journal
 from candidfeed.serving.live import LiveRelease
 from candidfeed.serving.makers import Makers
@@ -48,20 +49,24 @@ class Releases:
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
 
-    def load(self, opening: Opening | None = None) -> None:
+    def load(self, begun: Begun | None = None) -> None:
         """Put the release that the pointer names in force.
 
         Args:
-            opening: of that release, where it was begun before.
+            begun: of that release, where it was begun before.
 
         Raises:
             ReleaseError: there is none, or it can't be read; the one before stays.
             DataError: the policy names what its items don't have; likewise.
         """
-        began = time.perf_counter()
-        self._tried = pointer_of(self._folder) if opening is None else opening.pointer
-        opened = read_directory(self._folder) if opening is None else opening.opened.result()
-        live = LiveRelease(decode(opened))
+        start = time.perf_counter()
+        if begun is None:
+            self._tried = pointer_of(self._folder)
+            served = decode(read_directory(self._folder))
+        else:
+            self._tried = begun.opening.pointer
+            served = decode(begun.opening.opened.result(), begun.functions)
+        live = LiveRelease(served)
         live.warm_up(self._policy, None if self.live is None else self.live.served)
         with self._following:
             self._cursor = 0
@@ -71,7 +76,7 @@ class Releases:
         self._metrics.release_loaded_s.clear()
         self._metrics.release_loaded_s.labels(live.release_id).set_to_current_time()
         self._metrics.releases.labels("loaded").inc()
-        took_s = round(time.perf_counter() - began, 2)
+        took_s = round(time.perf_counter() - start, 2)
         self._journal.write("release in force", release_id=live.release_id, took_s=took_s)
 
     def follow(self) -> None:

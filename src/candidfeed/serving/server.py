@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import uvicorn
 
 from candidfeed.errors import ConfigError
-from candidfeed.release.storage import Opening
+from candidfeed.release.functions import Begun
 from candidfeed.serving.app import make_app
 from candidfeed.serving.memory import give_back
 from candidfeed.serving.service import Service
@@ -44,7 +44,7 @@ def run(
     service: Service,
     listening: socket.socket,
     ready: Callable[[str], None],
-    opening: Opening | None = None,
+    begun: Begun | None = None,
 ) -> None:
     """Serve until the process is asked to end (SIGTERM, SIGINT): what is asked by then is answered.
 
@@ -52,7 +52,7 @@ def run(
 
     Args:
         ready: is told the address once feeds can be asked for.
-        opening: of the release in force, where it was begun before.
+        begun: of the release in force, where it was begun before.
 
     Raises:
         ReleaseError: there is no release, or it can't be read.
@@ -60,7 +60,7 @@ def run(
     with ThreadPoolExecutor(1) as pool:
         # Most of the start is spent outside of Python.
         making = pool.submit(make_app, service)
-        service.start(opening)
+        service.start(begun)
         app = making.result()
     # Measured at 100 feeds a second of a million items: p99 93 ms with Python's 5 ms, 54 with this.
     sys.setswitchinterval(_SWITCH_S)

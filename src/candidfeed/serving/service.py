@@ -7,7 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from candidfeed.release.storage import Opening, in_force_since
+from candidfeed.release.functions import Begun
+from candidfeed.release.storage import in_force_since
 from candidfeed.serving.engine import Engine, Work
 from candidfeed.serving.journal import Journal
 from candidfeed.serving.keys import FIRST_KEY, SCOPES, KeyRing
@@ -95,17 +96,17 @@ class Service:
             return None
         return self.keys.add(FIRST_KEY, SCOPES, now_s=time.time())
 
-    def start(self, opening: Opening | None = None) -> None:
+    def start(self, begun: Begun | None = None) -> None:
         """Load the release in force, and go on looking for the next one.
 
         Args:
-            opening: of that release, where it was begun before.
+            begun: of that release, where it was begun before.
 
         Raises:
             ReleaseError: there is none, or it can't be read.
             DataError: the policy names what its items don't have.
         """
-        self.releases.load(opening)
+        self.releases.load(begun)
         self.releases.watch(self.settings.watch_s, self._take_in)
         self.makers.keep(self._wanted, self.releases.catch_up)
 
