@@ -136,7 +136,7 @@ def test_a_release_that_cant_be_read_leaves_the_one_before_in_force(
         (storage, "_read_pointer"),
         (storage, "_read_listing"),
         (bundle, "map_tensors"),
-        (bundle, "_neighbours_of"),
+        (bundle, "read_functions"),
     ],
 )
 def test_a_release_that_is_deleted_while_it_is_loaded_leaves_the_one_before_in_force(

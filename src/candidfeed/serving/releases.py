@@ -133,8 +133,8 @@ class Releases:
                 if self._is_replaced():
                     self.load()
             except CandidfeedError as error:
-                self._metrics.releases.labels("failed").inc()
                 self._journal.write("release not loaded", why=str(error))
+                self._metrics.releases.labels("failed").inc()
             try:
                 self.follow()
                 also()
