@@ -28,8 +28,8 @@ def test_what_was_compiled_ahead_is_what_the_release_computes_with(
         return compile_once(function, quickly=quickly)
 
     monkeypatch.setattr(ExportedFunction, "_compile", noted)
-    begun = compile_ahead(open_ahead(tiny_release))
-    served = decode(begun.opening.opened.result(), begun.functions)
+    ahead = compile_ahead(open_ahead(tiny_release))
+    served = decode(ahead.opening.opened.result(), ahead.functions)
     served.compile(quickly=False)
     # Each once, by whoever came first.
     assert set(compiled) == set(served.functions.values())
@@ -50,8 +50,8 @@ def test_it_does_not_wait_for_the_compiler(
         return compile_once(function, quickly=quickly)
 
     monkeypatch.setattr(ExportedFunction, "_compile", afterwards)
-    begun = compile_ahead(open_ahead(tiny_release))
-    served = decode(begun.opening.opened.result(), begun.functions)
+    ahead = compile_ahead(open_ahead(tiny_release))
+    served = decode(ahead.opening.opened.result(), ahead.functions)
     rest_is_read.set()
     assert served.tower.reads
 
@@ -60,8 +60,8 @@ def test_a_release_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
     write_directory(tmp_path / "r", {"tower.stablehlo": b"as built"}, {})
     (changed,) = tmp_path.glob("r/0001-*/tower.stablehlo")
     changed.write_bytes(b"changed!")
-    begun = compile_ahead(open_ahead(tmp_path / "r"))
-    for part in (begun.opening.opened, begun.functions):
+    ahead = compile_ahead(open_ahead(tmp_path / "r"))
+    for part in (ahead.opening.opened, ahead.functions):
         with pytest.raises(ReleaseError, match="expected"):
             part.result()
 
@@ -71,7 +71,7 @@ def test_functions_that_cannot_be_read_are_told_as_of_another_version(
 ) -> None:
     files = encode(tiny_exported) | {"tower.safetensors": b"no tensors"}
     write_directory(tmp_path / "r", files, {})
-    begun = compile_ahead(open_ahead(tmp_path / "r"))
+    ahead = compile_ahead(open_ahead(tmp_path / "r"))
     with pytest.raises(ReleaseError, match=r"was built by candidfeed .* build it again") as told:
-        decode(begun.opening.opened.result(), begun.functions)
-    assert told.value.__cause__ is begun.functions.exception()
+        decode(ahead.opening.opened.result(), ahead.functions)
+    assert told.value.__cause__ is ahead.functions.exception()

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -158,3 +159,11 @@ def settings_file(tmp_path: Path, tiny_settings: TwoStageSettings) -> Path:
 def publish(served: Served, folder: Path, **manifest: Any) -> None:
     """Put this release in force as a build does."""
     write_directory(folder, encode(served), manifest)
+
+
+def until(is_so: Callable[[], object], what: str) -> None:
+    began = time.monotonic()
+    while not is_so():
+        if time.monotonic() - began > 240:
+            pytest.fail(f"{what} did not come")
+        time.sleep(0.02)

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import httpx
 from tests.conftest import Typed, item_id, user_id
-from tests.serving.conftest import event
+from tests.serving.conftest import event, until
 from tests.serving.test_process import served
-from tests.serving.test_retraining import until
 
 from candidfeed.release.erased import users_in
 from candidfeed.release.storage import read_directory

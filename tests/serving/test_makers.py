@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.conftest import item_id, user_id
-from tests.serving.conftest import Running, Start, event, publish
+from tests.serving.conftest import Running, Start, event, publish, until
 from tests.serving.test_releases import MARK, in_force, second_of
 
 from candidfeed.feed.policy import Explore, Policy
@@ -24,21 +24,13 @@ TWO: dict[str, Any] = {"n_processes": 2, "n_workers": 1}
 N_THREADS = 4
 
 
-def until(is_so: Callable[[], bool], what: str) -> None:
-    for _ in range(6_000):
-        if is_so():
-            return
-        threading.Event().wait(0.01)
-    pytest.fail(what)
-
-
 def n_handed_over(one: Running) -> float:
     return one.metric("candidfeed_stage_seconds_count", stage="hand over")
 
 
 def with_makers(start: Start, **settings: Any) -> Running:
     one = start(**TWO, **settings)
-    until(lambda: one.metric("candidfeed_makers") == 1, "no other process came")
+    until(lambda: one.metric("candidfeed_makers") == 1, "another process")
     return one
 
 
@@ -118,13 +110,13 @@ def test_one_that_is_killed_fails_no_request_and_is_replaced(start: Start) -> No
     one = with_makers(start)
     (killed,) = one.service.makers.pids
     with asked_all_the_time(one) as answers:
-        until(lambda: n_handed_over(one) > 5, "nothing is handed over")
+        until(lambda: n_handed_over(one) > 5, "what is handed over")
         os.kill(killed, signal.SIGKILL)
-        until(lambda: one.metric("candidfeed_lost_makers_total") == 1, "nobody noticed")
-        until(lambda: one.service.makers.pids not in ([], [killed]), "none came in its place")
-        until(lambda: one.metric("candidfeed_makers") == 1, "the new one has no release")
+        until(lambda: one.metric("candidfeed_lost_makers_total") == 1, "the loss")
+        until(lambda: one.service.makers.pids not in ([], [killed]), "one in its place")
+        until(lambda: one.metric("candidfeed_makers") == 1, "the release in the new one")
         n_before = n_handed_over(one)
-        until(lambda: n_handed_over(one) > n_before, "nothing is handed to the new one")
+        until(lambda: n_handed_over(one) > n_before, "what is handed to the new one")
     assert not any(answer["degraded"] for answer in answers)
 
 
@@ -137,9 +129,9 @@ def test_swap_and_rollback_bring_the_release_to_all_and_mix_nothing(
 
     def in_both(release_id: str) -> None:
         in_force(one, release_id)
-        until(lambda: one.metric("candidfeed_makers") == 1, "the other has not this release")
+        until(lambda: one.metric("candidfeed_makers") == 1, "this release in the other")
         n_before = n_handed_over(one)
-        until(lambda: n_handed_over(one) > n_before + 5, "nothing of it is handed over")
+        until(lambda: n_handed_over(one) > n_before + 5, "what of it is handed over")
 
     with asked_all_the_time(one) as answers:
         publish(second_of(tiny_served), one.folder, swap=True)

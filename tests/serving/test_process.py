@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import httpx
 from tests.conftest import Typed, item_id, user_id
-from tests.serving.conftest import event
+from tests.serving.conftest import event, publish, until
+
+from candidfeed.feed.served import Served
+from candidfeed.release.storage import read_directory
 
 
 @contextmanager
@@ -86,6 +90,30 @@ def test_without_keys_it_asks_for_none_and_only_on_this_machine(
     code, _, told = typed("serve", tiny_release, "--no-auth", "--host", "0.0.0.0")
     assert code == 2
     assert told == "error: --no-auth: 0.0.0.0 can be reached from elsewhere; leave it out\n"
+
+
+def test_nothing_of_a_release_is_kept_once_another_is_in_force(
+    tiny_release: Path, tiny_served: Served, tmp_path: Path
+) -> None:
+    folder = tmp_path / "releases"
+    shutil.copytree(tiny_release, folder)
+    first = read_directory(folder).release_id
+
+    def has_it_mapped() -> bool:
+        return first in Path(f"/proc/{process.pid}/maps").read_text()
+
+    options = ("--no-auth", "--store", str(tmp_path / "store.db"))
+    with served(folder, *options) as (process, address), httpx.Client(base_url=address) as client:
+
+        def feed() -> dict:
+            return client.post("/v1/feed", json={"user_id": user_id(3)}).json()
+
+        assert feed()["release_id"] == first
+        assert has_it_mapped()
+        publish(tiny_served, folder)
+        second = read_directory(folder).release_id
+        until(lambda: feed()["release_id"] == second, "the second")
+        until(lambda: not has_it_mapped(), "the end of the first")
 
 
 def test_each_request_is_a_line_of_the_log_that_names_nobody(

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.conftest import TINY_ITEMS, Typed, item_id, user_id
-from tests.serving.conftest import event
+from tests.serving.conftest import event, until
 from tests.serving.test_process import served
 
 from candidfeed.release.storage import read_directory, roll_back
@@ -31,14 +31,6 @@ T = 1_720_000_000.0
 # Titles of items that were put later: an answer shows which release it was made of.
 MARK = "!"
 PUBLISHED = 'candidfeed_retrains_total{outcome="published"} 1.0'
-
-
-def until(is_so: Callable[[], object], what: str) -> None:
-    for _ in range(2_400):
-        if is_so():
-            return
-        threading.Event().wait(0.1)
-    pytest.fail(f"{what} did not come")
 
 
 def has_failed(metrics: str) -> bool:

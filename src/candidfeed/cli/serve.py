@@ -136,10 +136,10 @@ def serve(
         from candidfeed.release.functions import compile_ahead
 
         # Likewise, once JAX is imported.
-        begun = compile_ahead(opening)
+        ahead = compile_ahead(opening)
 
         from candidfeed.feed.policy import DEFAULT_POLICY, load_policy
-        from candidfeed.serving.server import bound, run
+        from candidfeed.serving.server import bound, run, start
         from candidfeed.serving.service import Service
         from candidfeed.serving.settings import ServeSettings
         from candidfeed.store.store import StoreSettings, open_store
@@ -173,7 +173,10 @@ def serve(
             if retrain_every is not None:
                 command = _retrain_command(releases, data, where, settings, cache)
                 service.retrain_every(retrain_every * 3600, command, environment)
-            run(service, listening, ready, begun)
+            app = start(service, ahead)
+            # What was begun is of the first release: it goes with it.
+            del ahead
+            run(app, listening, ready)
 
 
 def _retrain_command(

@@ -43,7 +43,7 @@ def read_functions(folder: Path) -> dict[str, ExportedFunction]:
 
 
 @dataclass(frozen=True)
-class Begun:
+class Ahead:
     """A release of which what takes longest is under way on threads of its own.
 
     Attributes:
@@ -55,7 +55,7 @@ class Begun:
     functions: Future[dict[str, ExportedFunction]]
 
 
-def compile_ahead(opening: Opening) -> Begun:
+def compile_ahead(opening: Opening) -> Ahead:
     """Begin to read and compile the functions, while this thread imports what reads the rest."""
 
     def functions() -> dict[str, ExportedFunction]:
@@ -69,4 +69,4 @@ def compile_ahead(opening: Opening) -> Begun:
     read = pool.submit(functions)
     pool.submit(compiled)
     pool.shutdown(wait=False)
-    return Begun(opening, read)
+    return Ahead(opening, read)

@@ -9,7 +9,7 @@ from typing import Final
 from candidfeed.errors import CandidfeedError, StoreError
 from candidfeed.feed.policy import Policy
 from candidfeed.release.bundle import decode
-from candidfeed.release.functions import Begun
+from candidfeed.release.functions import Ahead
 from candidfeed.release.storage import pointer_of, read_directory
 from candidfeed.serving.journal import Journal
 from candidfeed.serving.live import LiveRelease
@@ -49,23 +49,23 @@ class Releases:
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
 
-    def load(self, begun: Begun | None = None) -> None:
+    def load(self, ahead: Ahead | None = None) -> None:
         """Put the release that the pointer names in force.
 
         Args:
-            begun: of that release, where it was begun before.
+            ahead: of that release, where it was begun before.
 
         Raises:
             ReleaseError: there is none, or it can't be read; the one before stays.
             DataError: the policy names what its items don't have; likewise.
         """
         start = time.perf_counter()
-        if begun is None:
+        if ahead is None:
             self._tried = pointer_of(self._folder)
             served = decode(read_directory(self._folder))
         else:
-            self._tried = begun.opening.pointer
-            served = decode(begun.opening.opened.result(), begun.functions)
+            self._tried = ahead.opening.pointer
+            served = decode(ahead.opening.opened.result(), ahead.functions)
         live = LiveRelease(served)
         live.warm_up(self._policy, None if self.live is None else self.live.served)
         with self._following:

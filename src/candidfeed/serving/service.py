@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from candidfeed.release.functions import Begun
+from candidfeed.release.functions import Ahead
 from candidfeed.release.storage import in_force_since
 from candidfeed.serving.engine import Engine, Work
 from candidfeed.serving.journal import Journal
@@ -96,17 +96,17 @@ class Service:
             return None
         return self.keys.add(FIRST_KEY, SCOPES, now_s=time.time())
 
-    def start(self, begun: Begun | None = None) -> None:
+    def start(self, ahead: Ahead | None = None) -> None:
         """Load the release in force, and go on looking for the next one.
 
         Args:
-            begun: of that release, where it was begun before.
+            ahead: of that release, where it was begun before.
 
         Raises:
             ReleaseError: there is none, or it can't be read.
             DataError: the policy names what its items don't have.
         """
-        self.releases.load(begun)
+        self.releases.load(ahead)
         self.releases.watch(self.settings.watch_s, self._take_in)
         self.makers.keep(self._wanted, self.releases.catch_up)
 
