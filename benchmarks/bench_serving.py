@@ -6,12 +6,13 @@
     python benchmarks/bench_serving.py --postgres [--short]
 
 Starts `candidfeed serve` as a child with an empty store, and asks it by `candidfeed load`, on the
-same cores. Prints one JSON line. The targets on 2 cores, 1M items, 500 candidates, 20 slots: one
-in flight p50 4 ms, p99 12 ms; p99 25 ms at half load; 300 requests/s with p99 within 50 ms; ready
-within 4 s, 1.2 GiB; at three times the peak 90 % of its goodput, refusals within 10 ms; durable
-events 8,000/s in batches of 100, 800/s one by one from 32 clients. --postgres measures the events
-alone, kept by a PostgreSQL server of its own, which shares the cores too; the targets are half.
---short measures each for seconds. Where no release is named a small one is made first.
+same cores; before that another, with its files on disk alone. Prints one JSON line. The targets on
+2 cores, 1M items, 500 candidates, 20 slots: one in flight p50 4 ms, p99 12 ms; p99 25 ms at half
+load; 300 requests/s with p99 within 50 ms; ready within 4 s, 1.2 GiB; at three times the peak 90 %
+of its goodput, refusals within 10 ms; durable events 8,000/s in batches of 100, 800/s one by one
+from 32 clients. --postgres measures the events alone, kept by a PostgreSQL server of its own, which
+shares the cores too; the targets are half. --short measures each for seconds. Where no release is
+named a small one is made first.
 """
 
 import argparse
@@ -19,14 +20,16 @@ import json
 import os
 import platform
 import re
+import sysconfig
 import tempfile
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from measured import commit, loop_ms, machine
-from served import Served, candidfeed, postgres_url, serving, small_release
+from served import Served, candidfeed, forget_files, postgres_url, serving, small_release
 
 # Of each measurement.
 SECONDS, WARM_UP_S = 20.0, 2.0
@@ -101,8 +104,10 @@ def feeds(asked: Asked) -> dict[str, Any]:
     if peak["peak_per_s"] is None:
         return figures
     half = peak["peak_per_s"] / 2
-    before = served.text("/metrics")
+    before, before_s = served.text("/metrics"), served.processor_s()
     at_half = ask("--rate", half)["run"]
+    after, after_s = served.text("/metrics"), served.processor_s()
+    n_feeds = stages(after)["answer"][1] - stages(before)["answer"][1]
     mixed = ask("--rate", half, "--events-share", 0.2)["run"]
     return {
         **figures,
@@ -110,9 +115,19 @@ def feeds(asked: Asked) -> dict[str, Any]:
         "overload": told(peak["overload"]),
         "overload_goodput_share": peak["goodput_share"],
         "half_load": told(at_half),
-        "half_load_stages_ms": stage_ms(before, served.text("/metrics")),
+        "half_load_stages_ms": stage_ms(before, after),
+        "half_load_processor_ms_a_feed": round((after_s - before_s) / n_feeds * 1e3, 2),
+        "feeds_per_s_and_core": round(n_feeds / (after_s - before_s)),
         "half_load_a_fifth_events": {kind: told(mixed, kind) for kind in ("feed", "events")},
     }
+
+
+def start_from_disk(release: Path, store: Path, more: Sequence[str]) -> dict[str, float]:
+    """How long a start takes with nothing in memory, neither release nor libraries."""
+    for folder in (release, sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")):
+        forget_files(Path(folder))
+    with serving(release, store=store, more=more) as served:
+        return {"ready_from_disk_s": round(served.ready_s, 2)}
 
 
 def events(asked: Asked) -> dict[str, Any]:
@@ -137,6 +152,7 @@ def measure(
     n_processes: int,
 ) -> dict[str, Any]:
     more = () if n_processes == 1 else ("--processes", str(n_processes))
+    about_start = {} if postgres else start_from_disk(release, scratch / "first.db", more)
     with (
         postgres_url() if postgres else nullcontext(scratch / "store.db") as store,
         serving(release, store=store, more=more) as served,
@@ -152,6 +168,7 @@ def measure(
         "store": "postgres" if postgres else "sqlite",
         "processes": n_processes,
         "ready_s": round(ready_s, 2),
+        **about_start,
         "memory_mib": {
             "ready": ready_mib,
             "end": end_mib,

@@ -6,6 +6,7 @@ makes the small release: FOLDER/releases, of FOLDER/world.
 """
 
 import importlib
+import os
 import re
 import signal
 import subprocess
@@ -81,15 +82,24 @@ class Served:
         return round(int(found[1]) / 1024, 1)
 
     def all_processes_mib(self) -> float:
-        """Resident memory of the process and those it started; what they share counts once."""
-        pid = self.process.pid
-        children: list[str] = []
-        # Each thread names those that it started.
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            children += (task / "children").read_text().split()
-        told = [Path(f"/proc/{one}/smaps_rollup").read_text() for one in {str(pid), *children}]
+        """Resident memory of all processes; what they share counts once."""
+        told = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self._pids()]
         shares = [re.search(r"^Pss:\s+(\d+) kB", one, re.MULTILINE) for one in told]
         return round(sum(int(one[1]) for one in shares if one) / 1024, 1)
+
+    def processor_s(self) -> float:
+        """Processor time of all processes until now (Linux)."""
+        told = [Path(f"/proc/{pid}/stat").read_text() for pid in self._pids()]
+        # After the name: the 12th and 13th are ticks in user and in system mode.
+        ticks = [one.rpartition(")")[2].split()[11:13] for one in told]
+        return sum(int(one) for both in ticks for one in both) / os.sysconf("SC_CLK_TCK")
+
+    def _pids(self) -> set[int]:
+        """The process and those that it started."""
+        pid = self.process.pid
+        # Each thread names those that it started.
+        told = [one / "children" for one in Path(f"/proc/{pid}/task").iterdir()]
+        return {pid, *(int(child) for one in told for child in one.read_text().split())}
 
     def wait_for_makers(self, n: int) -> None:
         """Until so many other processes make feeds too."""
@@ -136,6 +146,14 @@ def start(release: Path, *, store: Path | str, more: Sequence[str] = ()) -> Serv
     process.kill()
     process.wait()
     raise RuntimeError("the service did not get ready")
+
+
+def forget_files(folder: Path) -> None:
+    """Have all files below be read from disk next time, but for what a process has mapped."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _is_ready(served: Served) -> bool:
