@@ -42,8 +42,6 @@ class TrainingError(CandidfeedError):
 class StoreError(CandidfeedError):
     """The store can't be opened, or could not keep or read what it was asked to."""
 
-    exit_code = 1
-
 
 class StoreBusyError(StoreError):
     """More is waiting to be written than the store takes; ask again a little later."""

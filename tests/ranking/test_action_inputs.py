@@ -144,6 +144,6 @@ def test_a_probability_is_at_most_one_and_a_count_may_be_more(space: ActionSpace
 def test_what_is_expected_of_anybody_is_the_items_rate_at_the_first_place(
     space: ActionSpace,
 ) -> None:
-    found = expected_of_anybody(space, np.array([0, 2]))
+    found = expected_of_anybody(space, space.items.lift[[0, 2]])
     np.testing.assert_allclose(found["click"], [0.4, 0.4], rtol=0.1)
     np.testing.assert_allclose(found["seconds"], [4.0, 4.0], rtol=0.1)

@@ -4,10 +4,12 @@ import io
 import json
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -103,6 +105,38 @@ def test_allow_and_deny_lists_hold(shared: Running) -> None:
         [every[3], every[1]],
     )
     assert shared.item_ids(user_id(6), allow=[]) == []
+
+
+@pytest.mark.parametrize("mode", ["personal", "popular", "latest"])
+def test_an_allow_list_is_not_cut_by_what_everybody_gets(start: Start, mode: str) -> None:
+    one = start()
+    put = {"fields": {"title": "New", "tags": ["odd"]}}
+    assert one.client.put("/v1/items/new", json=put).status_code == 200
+    # The last two were touched by nobody.
+    allowed = [item_id(TINY_ITEMS - 1), item_id(0), "new", item_id(30)]
+    shown = one.item_ids("a stranger", mode=mode, allow=allowed)
+    live = one.service.releases.live
+    assert live is not None
+    if mode == "latest":
+        # What nobody touched has no date here.
+        assert (shown[0], sorted(shown)) == ("new", sorted(allowed[1:]))
+        return
+    assert sorted(shown) == sorted(allowed)
+    n_people = live.served.n_people_of(live.rows_of(shown)).tolist()
+    assert n_people == sorted(n_people, reverse=True)
+    assert n_people[1] > n_people[2] == 0
+    slots = one.feed("a stranger", mode=mode, allow=["new"])["slots"]
+    assert slots[0]["reason"] == "popular: 0 people rated it"
+
+
+def test_an_allow_list_is_asked_for_what_came_last_of_it(tiny_served: Served) -> None:
+    served, born_s = replace(tiny_served), np.arange(float(TINY_ITEMS))
+    born_s[7] = np.nan
+    served.remember({"born_s": born_s})
+    allowed = np.array([2, 7, 5, 5, 30, 1], np.int32)
+    assert served.latest(3, allowed).tolist() == [30, 5, 2]
+    assert served.latest(9, allowed).tolist() == [30, 5, 2, 1]
+    assert served.latest(2).tolist() == [TINY_ITEMS - 1, TINY_ITEMS - 2]
 
 
 def test_debug_tells_how_many_came_and_went(shared: Running) -> None:
@@ -299,6 +333,35 @@ def test_a_value_that_only_new_items_have_can_be_muted(start: Start) -> None:
     assert one.item_ids(user_id(3), allow=["new"]) == []
 
 
+def test_what_is_put_of_a_new_item_takes_the_place_of_what_was(
+    start: Start, tiny_release: Path
+) -> None:
+    one = start()
+
+    def shown() -> list[str]:
+        slots = one.feed(user_id(3), allow=["new"])["slots"]
+        again = LiveRelease(read_release(tiny_release))
+        again.follow(one.service.store.items_after(0, 100))
+        rows = again.rows_of(["new"])
+        rows = rows[rows != UNKNOWN]
+        rows = rows[~again.rules(0.0)[0].bars(rows)]
+        # As after a restart.
+        assert again.served.titles_of(rows) == [slot["title"] for slot in slots]
+        return [slot["title"] for slot in slots]
+
+    for fields, titles in (
+        ({"title": "First", "tags": ["odd"]}, ["First"]),
+        ({"title": "Second"}, ["Second"]),
+        ({"expires_s": 9e9}, []),
+        ({}, []),
+        ({"title": "Third", "expires_s": 9e9}, ["Third"]),
+        ({"tags": ["odd"]}, ["new"]),
+    ):
+        answer = one.client.put("/v1/items/new", json={"fields": fields})
+        assert answer.status_code == 200
+        assert shown() == titles
+
+
 def test_a_new_item_needs_content_and_its_features_must_make_sense(start: Start) -> None:
     one = start()
     one.client.put("/v1/items/bare", json={"fields": {"expires_s": 9e9}})
@@ -333,6 +396,30 @@ def test_an_item_that_has_expired_is_not_shown(start: Start) -> None:
     assert first not in shown
     assert shown[0] == second
     assert answer["debug"]["removed"]["expired"] == 1
+
+
+def test_what_has_expired_by_the_time_that_is_asked_for_is_not_shown(start: Start) -> None:
+    one, now_s = start(), time.time()
+    first = one.item_ids(user_id(3), limit=20)[0]
+    one.client.put(f"/v1/items/{first}", json={"fields": {"expires_s": now_s + 3600}})
+    for asked_s, is_shown in ((now_s + 7200, False), (now_s, True), (now_s - 9e6, True)):
+        shown = one.item_ids(user_id(3), limit=20, context={"time_s": asked_s})
+        assert (first in shown) == is_shown
+    one.client.put(f"/v1/items/{first}", json={"fields": {"expires_s": now_s - 1}})
+    shown = one.item_ids(user_id(3), limit=20, context={"time_s": now_s - 9e6})
+    assert first not in shown
+
+
+def test_what_has_expired_is_like_nothing(start: Start) -> None:
+    one = start()
+
+    def similar() -> list[str]:
+        answer = one.client.get(f"/v1/items/{quote(item_id(3))}/similar", params={"limit": 5})
+        return [slot["item_id"] for slot in answer.json()["items"]]
+
+    before = similar()
+    one.client.put(f"/v1/items/{quote(before[0])}", json={"fields": {"expires_s": 1.0}})
+    assert similar()[:4] == before[1:]
 
 
 def test_a_deleted_item_stays_away_after_a_restart(start: Start, tiny_served: Served) -> None:
@@ -411,6 +498,11 @@ def test_what_is_late_is_left_out_and_told(
 ) -> None:
     gate = threading.Event()
     one = start(deadline_ms=1_000.0)
+    popular = one.item_ids(mode="popular", limit=20)
+    blocked, seen = popular[:2]
+    put = {"fields": {"blocked_items": [blocked]}}
+    assert one.client.put(f"/v1/users/{quote(user_id(3))}", json=put).status_code == 200
+    one.send(event("late 1", user_id(3), seen, kind="no past"))
     slow: dict[str, Any] = {function: _Slow(getattr(tiny_served, function), gate)}
     whole = one.service.releases.live
     assert whole is not None
@@ -421,6 +513,9 @@ def test_what_is_late_is_left_out_and_told(
         gate.set()
     assert answer["degraded"] == [left_out]
     assert len(answer["slots"]) == 20
+    shown = {slot["item_id"] for slot in answer["slots"]}
+    past = whole.served.person(user_id(3)).past.items
+    assert shown.isdisjoint({blocked, seen, *whole.served.ids_of(past)})
     if left_out == "ranker_late":
         scores = [slot["score"] for slot in answer["slots"]]
         assert scores == sorted(scores, reverse=True)
@@ -480,8 +575,9 @@ def test_more_than_may_wait_are_refused_at_once(start: Start, tiny_served: Serve
     assert one.metric("candidfeed_refused_total", reason="busy") == 1
 
 
+@pytest.mark.parametrize("step", ["about", "log_slate"])
 def test_of_feeds_made_side_by_side_only_the_broken_one_fails(
-    start: Start, tiny_served: Served, monkeypatch: pytest.MonkeyPatch
+    start: Start, tiny_served: Served, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     gate = threading.Event()
     one = start(deadline_ms=60_000.0)
@@ -490,12 +586,12 @@ def test_of_feeds_made_side_by_side_only_the_broken_one_fails(
     assert whole is not None
     slow = replace(whole.served, tower=_Slow(tiny_served.tower, gate))
     one.service.releases.live = LiveRelease(slow)
-    about, together = one.service.store.about, []
+    real, together = getattr(one.service.store, step), []
 
-    def broken(asked: str) -> Any:
-        if asked == str(user_id(99)):
+    def broken(asked: Any) -> Any:
+        if user_id(99) in (asked, getattr(asked, "user_id", None)):
             raise RuntimeError("should not be")
-        return about(asked)
+        return real(asked)
 
     make = one.service.workers._make
 
@@ -503,10 +599,12 @@ def test_of_feeds_made_side_by_side_only_the_broken_one_fails(
         together.append(len(works))
         return make(works)
 
-    monkeypatch.setattr(one.service.store, "about", broken)
+    monkeypatch.setattr(one.service.store, step, broken)
     monkeypatch.setattr(one.service.workers, "_make", watched)
     monkeypatch.setattr(one.service.journal, "_stream", io.StringIO())
-    asked = [*(user_id(number) for number in range(6)), user_id(99)]
+    asked = [user_id(number) for number in range(6)]
+    # Others come before and after it.
+    asked.insert(3, user_id(99))
     with ThreadPoolExecutor(len(asked)) as pool:
         answers = [
             pool.submit(one.client.post, "/v1/feed", json={"user_id": each}) for each in asked
@@ -514,7 +612,8 @@ def test_of_feeds_made_side_by_side_only_the_broken_one_fails(
         while one.service.workers.n_in_flight < len(asked):
             threading.Event().wait(0.001)
         gate.set()
-        *good, bad = [each.result() for each in answers]
+        results = [each.result() for each in answers]
+    bad, good = results[3], [*results[:3], *results[4:]]
     assert bad.status_code == 500
     assert [each.json()["slots"] for each in good] == alone
     # One began before the others came; those were made together, then each for itself.
@@ -531,10 +630,13 @@ def test_without_the_store_a_feed_is_made_of_what_the_client_tells(start: Start)
     assert item_id(3) not in [slot["item_id"] for slot in personal["slots"]]
     stranger = one.feed(user_id(3), limit=10)
     assert (stranger["mode"], stranger["degraded"]) == ("popular", ["store_down"])
+    # What they touched is not shown again, whatever it says of what they like.
+    told = [{"item_id": item_id(4), "kind": "dislike"}]
+    assert one.item_ids(user_id(3), history=told, allow=[item_id(4), item_id(5)]) == [item_id(5)]
     refused = one.client.post("/v1/events", json=event("s1", user_id(3), item_id(0)))
     assert refused.status_code == 503
     assert refused.json()["error"]["message"] == "the store is closed"
-    assert one.metric("candidfeed_lost_slates_total") == 2
+    assert one.metric("candidfeed_lost_slates_total") == 3
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/v1/feed"), ("GET", "/v1/feed/1")])
@@ -559,7 +661,8 @@ def test_an_error_that_should_not_be_is_answered_and_told_without_ids(
     route = path.replace("/1", "/{user_id}") if path.endswith("/1") else path
     assert one.metric("candidfeed_request_seconds_count", route=route, status="500") == 1
     (told,) = map(json.loads, lines.getvalue().splitlines())
-    assert (told["route"], told["error"]) == (route, "RuntimeError: should not be")
+    assert (told["route"], told["error"]) == (route, "RuntimeError")
+    assert "in broken" in told["where"]
 
 
 # Bad input

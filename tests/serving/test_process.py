@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -42,6 +43,8 @@ def test_it_starts_shows_a_key_once_ends_when_told_and_forgets_nothing(
     state = tmp_path / "state"
     state.mkdir()
     key_file = tmp_path / "key"
+    # Left by somebody, and open to all.
+    key_file.touch(mode=0o644)
     # Of users no more is held than one with few events.
     options = ("--store", str(state / "store.db"), "--key-file", str(key_file))
     options += ("--history-mb", "0.001")
@@ -86,10 +89,24 @@ def test_without_keys_it_asks_for_none_and_only_on_this_machine(
         assert httpx.get(f"{address}/v1/keys").status_code == 404
         # One writer a store.
         code, _, told = typed("serve", tiny_release, "--port", 0, *store)
-        assert (code, "writes to this store already" in told) == (1, True)
+        assert (code, "writes to this store already" in told) == (2, True)
     code, _, told = typed("serve", tiny_release, "--no-auth", "--host", "0.0.0.0")
     assert code == 2
     assert told == "error: --no-auth: 0.0.0.0 can be reached from elsewhere; leave it out\n"
+
+
+def test_it_ends_though_a_client_never_sends_the_rest(tiny_release: Path, tmp_path: Path) -> None:
+    options = ("--no-auth", "--store", str(tmp_path / "store.db"))
+    with served(tiny_release, *options) as (process, address):
+        url = httpx.URL(address)
+        with socket.create_connection((url.host, url.port)) as half:
+            half.sendall(b"POST /v1/feed HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+            assert httpx.get(f"{address}/livez").status_code == 200
+            process.send_signal(signal.SIGTERM)
+            _, told = process.communicate(timeout=60)
+        assert process.returncode in (0, -signal.SIGTERM)
+        events = [json.loads(line)["event"] for line in told.splitlines()]
+        assert (events[0], events[-1]) == ("release in force", "stopped")
 
 
 def test_nothing_of_a_release_is_kept_once_another_is_in_force(

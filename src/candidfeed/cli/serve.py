@@ -139,6 +139,7 @@ def serve(
         ahead = compile_ahead(opening)
 
         from candidfeed.feed.policy import DEFAULT_POLICY, load_policy
+        from candidfeed.serving.journal import all_in
         from candidfeed.serving.server import bound, run, start
         from candidfeed.serving.service import Service
         from candidfeed.serving.settings import ServeSettings
@@ -162,6 +163,7 @@ def serve(
             Service.open(
                 releases, open_store(where, settings=bounds), chosen, with_keys=not no_auth
             ) as service,
+            all_in(service.journal),
         ):
             _show_first_key(service.first_key(), key_file)
 
@@ -213,6 +215,8 @@ def _show_first_key(key: str | None, key_file: Path | None) -> None:
     # Readable by its owner only, from the first moment.
     descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
+        # Also where the file was there, and others could read it.
+        os.fchmod(descriptor, 0o600)
         file.write(f"{key}\n")
 
 

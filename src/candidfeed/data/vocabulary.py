@@ -87,9 +87,8 @@ class Vocabulary:
                 return str(one)
             return one if _SMALLEST <= one <= _LARGEST else None
         if isinstance(one, str) and len(one) <= _DIGITS:
-            # A sign, zeros and blanks before the digits, and underscores, are not plain.
-            is_plain = one.removeprefix("-").isdecimal() and str(int(one)) == one
-            return self._plain(int(one)) if is_plain else None
+            number = as_number(one)
+            return None if number is None else self._plain(number)
         return self._as_ids([one])[0]
 
     @cached_property
@@ -134,3 +133,11 @@ class Vocabulary:
             return given
         cast = given.cast(self.ids.dtype, strict=False)
         return cast.set(cast.cast(given.dtype, strict=False) != given, None)
+
+
+def as_number(one: str) -> int | None:
+    """The id as a number where it is written as one; 007 and +7 are other ids than 7."""
+    if not one.removeprefix("-").isdecimal() or len(one) > _DIGITS:
+        return None
+    number = int(one)
+    return number if str(number) == one else None

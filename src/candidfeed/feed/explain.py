@@ -29,7 +29,7 @@ def history_reasons(served: Served, person: Person, rows: Rows) -> list[str]:
 def popular_reasons(served: Served, rows: Rows) -> list[str]:
     """How many people touched each item."""
     did = "rated it" if served.has_ratings else "chose it"
-    counts = served.n_people[rows].tolist()
+    counts = served.n_people_of(rows).tolist()
     return [f"popular: {n:,} {'person' if n == 1 else 'people'} {did}" for n in counts]
 
 

@@ -210,7 +210,7 @@ def first_values(
         return candidates.tower
     if ask.everybodys == LATEST:
         return served.born_of(candidates.rows)
-    return served.n_people[candidates.rows].astype(np.float64)
+    return served.n_people_of(candidates.rows).astype(np.float64)
 
 
 def propose(served: Served, view: View | None, ask: Ask, more: More) -> tuple[Proposed, ...]:
@@ -218,8 +218,8 @@ def propose(served: Served, view: View | None, ask: Ask, more: More) -> tuple[Pr
     n_wanted, allowed = served.settings.n_candidates, ask.allowed
     n = n_wanted + more.by_lists
     if view is None:
-        rows = served.by_popularity if ask.everybodys == POPULAR else served.latest(n)
-        return (Proposed(ask.everybodys, _of_allowed(rows, allowed)[:n]),)
+        everybodys = served.popular if ask.everybodys == POPULAR else served.latest
+        return (Proposed(ask.everybodys, everybodys(n, allowed)),)
 
     def of_tower() -> Proposed:
         found = served.index.search(view.vector, n_wanted + more.by_index, allow=allowed)

@@ -305,14 +305,28 @@ def popular_heads(served: Served, rows: Rows) -> Heads:
     P(engaged) is the share of the people who touched the item, P(like) the share of its ratings
     that liked it, drawn to the share of all.
     """
+    space, are_new = served.space, served.are_new(rows)
+    known = rows if are_new is None else rows[~are_new]
+
+    def of_each(of_known: NDArray[Any], of_new: float) -> NDArray[Any]:
+        if are_new is None:
+            return of_known
+        values = np.full((len(rows), *of_known.shape[1:]), of_new, of_known.dtype)
+        values[~are_new] = of_known
+        return values
+
+    p_like = rating = np.zeros(len(rows))
+    if served.has_ratings:
+        p_like = of_each(served.share_liked[known], served.share_liked_of_all)
+        mean_rating = space.items.mean_rating[known].astype(np.float64)
+        rating = of_each(mean_rating, space.scale.mean)
     actions = {}
-    if served.space.actions is not None:
-        actions = expected_of_anybody(served.space.actions, rows)
-    nothing = np.zeros(len(rows))
-    rated = served.has_ratings
+    if space.actions is not None:
+        lift = of_each(space.actions.items.lift[known], 0.0)
+        actions = expected_of_anybody(space.actions, lift)
     return Heads(
-        p_engaged=served.n_people[rows] / served.n_active,
-        p_like=served.share_liked[rows] if rated else nothing,
-        rating=served.space.items.mean_rating[rows].astype(np.float64) if rated else nothing,
+        p_engaged=served.n_people_of(rows) / served.n_active,
+        p_like=p_like,
+        rating=rating,
         actions=actions,
     )

@@ -307,9 +307,20 @@ class Served:
             return inner_products(self.item_vectors, vector, rows)
         return inner_products(self.vectors_of(rows), vector)
 
-    def latest(self, n: int) -> Rows:
+    def popular(self, n: int, allowed: Rows | None = None) -> Rows:
+        """The n items that most people touched, or of those that are allowed, newcomers too."""
+        if allowed is None:
+            return self.by_popularity[:n]
+        rows = np.unique(allowed)
+        return rows[np.argsort(-self.n_people_of(rows), kind="stable")[:n]]
+
+    def latest(self, n: int, allowed: Rows | None = None) -> Rows:
         """The n items that came last and whose time is known, newcomers too."""
-        rows = np.concatenate([self.newcomers.rows, self.by_age[:n]])
+        if allowed is None:
+            rows = np.concatenate([self.newcomers.rows, self.by_age[:n]])
+        else:
+            rows = np.unique(allowed)
+            rows = rows[~np.isnan(self.born_of(rows))]
         return rows[np.argsort(-self.born_of(rows), kind="stable")[:n]]
 
     def born_of(self, rows: Rows) -> NDArray[np.float64]:
@@ -350,6 +361,12 @@ class Served:
     def n_people(self) -> NDArray[np.int64]:
         """How many users touched each item, int64 [n_items]."""
         return np.bincount(self.pasts.items, minlength=self.n_items)
+
+    def n_people_of(self, rows: Rows) -> NDArray[np.int64]:
+        """`n_people` of these items, int64 [n]; nobody has touched a newcomer yet."""
+        if (are_new := self.are_new(rows)) is None:
+            return self.n_people[rows]
+        return np.where(are_new, 0, self.n_people[np.where(are_new, 0, rows)])
 
     @cached_property
     def n_active(self) -> int:
@@ -400,6 +417,13 @@ class Served:
         n_liked = np.bincount(items, liked, minlength=self.n_items)
         n_rated = np.bincount(items, minlength=self.n_items)
         return (n_liked + _SHRINK_RATINGS * liked.mean()) / (n_rated + _SHRINK_RATINGS)
+
+    @cached_property
+    def share_liked_of_all(self) -> float:
+        """Of all ratings the share that liked their item; of a log with ratings only."""
+        assert self.space.scale.like_at is not None
+        values = self.pasts.values[np.isfinite(self.pasts.values)]
+        return float((values >= self.space.scale.like_at).mean())
 
     @cached_property
     def item_codes_made(self) -> dict[str, ItemCodes]:

@@ -238,12 +238,14 @@ def expected_actions(logs: Floats, space: ActionSpace) -> dict[str, NDArray[np.f
     }
 
 
-def expected_of_anybody(
-    space: ActionSpace, items: NDArray[np.integer]
-) -> dict[str, NDArray[np.float64]]:
-    """What the rates alone say of items at the first place, as `expected_actions`."""
+def expected_of_anybody(space: ActionSpace, lift: Floats) -> dict[str, NDArray[np.float64]]:
+    """What the rates alone say of items at the first place, as `expected_actions`.
+
+    Args:
+        lift: of each item, as `Rates.lift`; 0 where nothing is known of it.
+    """
     first = np.log(np.maximum(space.by_position[1], 1e-12))
-    return expected_actions(first + space.items.lift[items], space)
+    return expected_actions(first + lift, space)
 
 
 def _mean_by(place: NDArray[np.integer], values: Floats, n: int) -> Floats:

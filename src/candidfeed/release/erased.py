@@ -83,7 +83,8 @@ def traces_of(user_id: str, *, releases: Path, store: Store, where: str) -> Iter
     for file in filter(Path.is_file, beside if is_telling else ()):
         yield Trace("store", f"bytes of {file.name}", _n_times(user_id, file))
     for folder in sorted(filter(Path.is_dir, releases.iterdir())):
-        if generation_number(folder.name) is not None:
+        # Also in what a build left that was killed.
+        if generation_number(folder.name) is not None or (folder / USERS).is_file():
             yield Trace(folder.name, "tables of users", int(user_id in users_in(folder)))
         if is_telling:
             files = [one for one in sorted(folder.rglob("*")) if one.is_file()]

@@ -17,8 +17,8 @@ from candidfeed.serving.service import Service
 from candidfeed.serving.wire import (
     Done,
     Erased,
-    Id,
     ItemFields,
+    KeptId,
     KeyAnswer,
     KeyEntry,
     KeysAnswer,
@@ -26,6 +26,7 @@ from candidfeed.serving.wire import (
     UserFields,
     parse,
 )
+from candidfeed.store.records import check_number
 
 _Done = TypeVar("_Done")
 _REFUSALS = (400, 401, 403, 413, 429, 503)
@@ -39,17 +40,18 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
 def _add_items(app: FastAPI, service: Service) -> None:
     @app.put(
-        "/v1/items/{item_id}", **declared(Done, *_REFUSALS, 409), openapi_extra=takes(ItemFields),
-        tags=["items"],
+        "/v1/items/{item_id:path}", **declared(Done, *_REFUSALS, 409),
+        openapi_extra=takes(ItemFields), tags=["items"],
     )  # fmt: skip
-    async def put_item(request: Request, item_id: Id) -> Response:
+    async def put_item(request: Request, item_id: KeptId) -> Response:
         """Replace what is known of an item; `expires_s` says from when on it is not shown.
 
         One that the release does not know is served by its features from now on.
         """
         allowed(service, request, "admin")
         fields = parse(ItemFields, await body_of(service, request)).fields
-        _require_seconds(fields.get(EXPIRES))
+        if (expires_s := fields.get(EXPIRES)) is not None:
+            check_number(f"{EXPIRES} (seconds since 1970 UTC)", expires_s)
         if (live := service.releases.live) is not None:
             live.item_bag(fields)
         if await _off_loop(lambda: service.store.put_item(item_id, fields, time.time())) is None:
@@ -57,8 +59,8 @@ def _add_items(app: FastAPI, service: Service) -> None:
         await _off_loop(service.releases.follow)
         return answered(Done())
 
-    @app.delete("/v1/items/{item_id}", **declared(Done, *_REFUSALS), tags=["items"])
-    async def delete_item(request: Request, item_id: Id) -> Response:
+    @app.delete("/v1/items/{item_id:path}", **declared(Done, *_REFUSALS), tags=["items"])
+    async def delete_item(request: Request, item_id: KeptId) -> Response:
         """Never show an item again; also one that is not known yet."""
         allowed(service, request, "admin")
         await _off_loop(lambda: service.store.delete_item(item_id, time.time()))
@@ -68,10 +70,10 @@ def _add_items(app: FastAPI, service: Service) -> None:
 
 def _add_users(app: FastAPI, service: Service) -> None:
     @app.put(
-        "/v1/users/{user_id}", **declared(Done, *_REFUSALS), openapi_extra=takes(UserFields),
+        "/v1/users/{user_id:path}", **declared(Done, *_REFUSALS), openapi_extra=takes(UserFields),
         tags=["users"],
     )  # fmt: skip
-    async def put_user(request: Request, user_id: Id) -> Response:
+    async def put_user(request: Request, user_id: KeptId) -> Response:
         """Replace what is known of a user.
 
         Never shown to them are `blocked_items`, and what has one of the values of `muted`, by
@@ -90,8 +92,8 @@ def _add_users(app: FastAPI, service: Service) -> None:
             raise Refusal(403, "erased", "user_id: this user was erased")
         return answered(Done())
 
-    @app.delete("/v1/users/{user_id}", **declared(Erased, *_REFUSALS), tags=["users"])
-    async def delete_user(request: Request, user_id: Id) -> Response:
+    @app.delete("/v1/users/{user_id:path}", **declared(Erased, *_REFUSALS), tags=["users"])
+    async def delete_user(request: Request, user_id: KeptId) -> Response:
         """Erase a user: gone from serving at once, from a release with the next build."""
         allowed(service, request, "admin")
         erasure = await _off_loop(lambda: service.store.delete_user(user_id, time.time()))
@@ -132,6 +134,8 @@ def _add_keys(app: FastAPI, service: Service) -> None:
         """Make an API key, in the place of the one of its name."""
         keys = _keys(service, request)
         asked = parse(NewKey, await body_of(service, request))
+        if asked.user_id is not None and "admin" in asked.scopes:
+            raise DataError("scopes: a key for one user can't have 'admin', which is for all")
         key = await _off_loop(
             lambda: keys.add(
                 asked.name, asked.scopes, now_s=time.time(), expires_s=asked.expires_s,
@@ -142,8 +146,8 @@ def _add_keys(app: FastAPI, service: Service) -> None:
             raise Refusal(403, "erased", "user_id: this user was erased")
         return answered(KeyAnswer(name=asked.name, key=key))
 
-    @app.delete("/v1/keys/{name}", **declared(Done, *_REFUSALS, 404), tags=["keys"])
-    async def remove_key(request: Request, name: Id) -> Response:
+    @app.delete("/v1/keys/{name:path}", **declared(Done, *_REFUSALS, 404), tags=["keys"])
+    async def remove_key(request: Request, name: KeptId) -> Response:
         """An API key opens nothing any more."""
         keys = _keys(service, request)
         if not await _off_loop(lambda: keys.remove(name)):
@@ -161,11 +165,6 @@ def _keys(service: Service, request: Request) -> KeyRing:
 async def _off_loop(run: Callable[[], _Done]) -> _Done:
     """What waits for the disk must not keep feeds waiting."""
     return await asyncio.to_thread(run)
-
-
-def _require_seconds(came: object) -> None:
-    if came is not None and (isinstance(came, bool) or not isinstance(came, int | float)):
-        raise DataError(f"{EXPIRES}: expected seconds since 1970 UTC, came {came!r}"[:200])
 
 
 def _require_ids(came: object) -> None:

@@ -65,8 +65,9 @@ def describe(service: Service) -> FastAPI:
     """All routes, with their description."""
     # The page's scripts come from here, not from another host.
     app = FastAPIOffline(
-        title="candidfeed", version=__version__, description=_ABOUT, redoc_url=None
-    )
+        title="candidfeed", version=__version__, description=_ABOUT, redoc_url=None,
+        redirect_slashes=False,
+    )  # fmt: skip
     for routes in (feed, events, admin):
         routes.add_routes(app, service)
     _add_health(app, service)
@@ -126,11 +127,8 @@ def _told(service: Service) -> Callable[[Exception], Response]:
 
 def _unexpected(service: Service) -> Callable[[Request, Exception], Response]:
     def told(request: Request, error: Exception) -> Response:
-        service.journal.write(
-            "unexpected error",
-            route=getattr(request.scope.get("route"), "path", None),
-            error=f"{type(error).__name__}: {error}",
-        )
+        route = getattr(request.scope.get("route"), "path_format", None)
+        service.journal.write_error("unexpected error", error, route=route)
         return problem(Refusal(500, "bug", "an error that should not be; the log has more"))
 
     return told

@@ -63,10 +63,16 @@ class Basis:
     counts: Mapping[str, int] = field(default_factory=dict)
     is_told: bool = False
 
-    @property
-    def of_nobody(self) -> "Basis":
-        """The same without its user."""
-        return Basis(self.request, self.request_id, self.now_s)
+    def without_past(self, live: LiveRelease) -> "Basis":
+        """The same with no more of its user than what they may not be shown."""
+        seen = self.seen
+        if self.is_by_release and self.request.user_id is not None:
+            past = live.served.person(self.request.user_id).past
+            seen |= {str(one) for one in live.served.ids_of(past.items)}
+        return Basis(
+            self.request, self.request_id, self.now_s,
+            known=self.known, seen=seen, is_told=self.is_told,
+        )  # fmt: skip
 
     @property
     def is_by_release(self) -> bool:
@@ -100,11 +106,12 @@ def ask_of(basis: Basis, live: LiveRelease, policy: Policy) -> tuple[Ask, int]:
     }
     rows = {reason: live.rows_of(ids) for reason, ids in named.items() if len(ids)}
     allowed = None if request.allow is None else live.rows_of(request.allow)
-    rules = [*live.rules(basis.now_s)]
+    asked_s = request.context.time_s
+    # What has expired by now is not shown for another time either.
+    rules = [*live.rules(basis.now_s if asked_s is None else max(basis.now_s, asked_s))]
     rules += [among(reason, _known(one)) for reason, one in rows.items()]
     if muted := fields.get(MUTED_VALUES):
         rules.append(live.muted(muted))
-    asked_s = request.context.time_s
     ask = Ask(
         k=request.limit,
         now_s=basis.now_s if asked_s is None else asked_s,
@@ -124,7 +131,7 @@ def slate_of(
 ) -> Slate:
     """The whole slate at once, without the steps that were left out."""
     if RETRIEVAL_LATE in left_out:
-        basis = basis.of_nobody
+        basis = basis.without_past(live)
     person, _ = person_of(basis, live)
     ask, _ = ask_of(basis, live, policy)
     retrieved = retrieve(live.served, person, ask)

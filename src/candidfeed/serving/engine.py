@@ -53,6 +53,11 @@ class Work:
             was_open, self._is_closed = not self._is_closed, True
             return was_open
 
+    def reopen(self) -> None:
+        """It could not be answered after all."""
+        with self._lock:
+            self._is_closed = False
+
 
 class Engine:
     """Makes feeds, on any thread.
@@ -82,7 +87,7 @@ class Engine:
     def make(self, works: Sequence[Work]) -> list[bytes | None]:
         """The whole feeds, side by side, as far as their deadlines allow.
 
-        None for each whose deadline has passed, or that was answered meanwhile.
+        None for each whose deadline has passed, or that is being answered by somebody else.
         """
         began = self._clock()
         self._metrics.stages.observe_by(("queue", began - work.began) for work in works)
@@ -99,7 +104,7 @@ class Engine:
         return [answers.get(work.request_id) for work in works]
 
     def make_late(self, work: Work) -> bytes | None:
-        """What can be answered at once; None where it was answered meanwhile."""
+        """What can be answered at once; None where somebody else is answering it."""
         return self._answer(work, self._maker.make_late(work.draft or self._blank(work)))
 
     def _begun(self, work: Work) -> Draft:
@@ -122,7 +127,9 @@ class Engine:
         except StoreError:
             draft.degraded.append(STORE_DOWN)
             told = _told_by_client(request, work.now_s)
-            draft.basis = replace(draft.basis, later=told, is_told=True)
+            draft.basis = replace(
+                draft.basis, later=told, seen=frozenset(told.item_ids), is_told=True
+            )
         else:
             known = KnownUser(about.fields, about.is_erased)
             draft.basis = replace(
@@ -136,9 +143,15 @@ class Engine:
 
     def _answer(self, work: Work, made: Made) -> bytes | None:
         if not work.close():
-            return None
+            # Made before as well, beside one that could not be: that answer stands.
+            return None if work.made is None else work.made.answer
+        try:
+            self._write_down(work, made)
+        except BaseException:
+            # Whoever tries again is told why.
+            work.reopen()
+            raise
         work.made = made
-        self._write_down(work, made)
         self._count(made)
         return made.answer
 

@@ -166,4 +166,7 @@ def _text(came: Any) -> Any:
 def _event_id(came: Any) -> str | None:
     told = came.get("event_id") if isinstance(came, Mapping) else None
     told = _text(told)
-    return told[:1_024] if isinstance(told, str) else None
+    if not isinstance(told, str):
+        return None
+    # JSON can name half of a surrogate pair, which no answer can hold.
+    return told[:1_024].encode(errors="replace").decode()

@@ -26,7 +26,7 @@ from candidfeed.serving.wire import (
     MOST_SLOTS,
     FeedAnswer,
     FeedRequest,
-    Id,
+    KeptId,
     Mode,
     Similar,
     SimilarAnswer,
@@ -50,10 +50,10 @@ def add_routes(app: FastAPI, service: Service) -> None:
         asked = parse(FeedRequest, await body_of(service, request))
         return await _feed(service, request, bearer, asked)
 
-    @app.get("/v1/feed/{user_id}", **declared(FeedAnswer, *refusals), tags=["feed"])
+    @app.get("/v1/feed/{user_id:path}", **declared(FeedAnswer, *refusals), tags=["feed"])
     async def feed_of_user(
         request: Request,
-        user_id: Id,
+        user_id: KeptId,
         limit: Annotated[int, Query(ge=1, le=MOST_SLOTS)] = 20,
         mode: Mode = "personal",
         debug: bool = False,
@@ -64,11 +64,11 @@ def add_routes(app: FastAPI, service: Service) -> None:
         return await _feed(service, request, bearer, asked)
 
     @app.get(
-        "/v1/items/{item_id}/similar",
+        "/v1/items/{item_id:path}/similar",
         **declared(SimilarAnswer, 400, 401, 403, 404, 429, 503), tags=["feed"],
     )  # fmt: skip
     async def similar(
-        request: Request, item_id: Id, limit: Annotated[int, Query(ge=1, le=MOST_SLOTS)] = 20
+        request: Request, item_id: KeptId, limit: Annotated[int, Query(ge=1, le=MOST_SLOTS)] = 20
     ) -> Response:
         """Items whose vectors point where this item's does."""
         allowed(service, request, "feed")
@@ -78,10 +78,10 @@ def add_routes(app: FastAPI, service: Service) -> None:
         )
 
     @app.get(
-        "/v1/why/{request_id}/{position}",
+        "/v1/why/{request_id:path}/{position}",
         **declared(WhyAnswer, 400, 401, 403, 404, 429, 503), tags=["feed"],
     )  # fmt: skip
-    async def why(request: Request, request_id: Id, position: int) -> Response:
+    async def why(request: Request, request_id: KeptId, position: int) -> Response:
         """Why a slot was shown, as it was answered then."""
         bearer = allowed(service, request, "feed")
         return answered(_why(service, bearer, request_id, position))
@@ -113,6 +113,8 @@ def _similar(live: LiveRelease, item_id: str, limit: int) -> list[Similar]:
     vector = live.served.vectors_of(np.array([row], np.int32))[0]
     # By inner product long vectors come first: more of them, then by the angle.
     rows = live.served.index.search(vector, 8 * limit + 1, deny=np.array([row], np.int32)).rows
+    for rule in live.rules(time.time()):
+        rows = rows[~rule.bars(rows)]
     vectors = live.served.vectors_of(rows)
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(vector)
     cosines = vectors @ vector / np.maximum(norms, np.finfo(np.float32).tiny)

@@ -3,9 +3,11 @@
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 from fastapi import Request, Response
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -82,7 +84,8 @@ def allowed(service: Service, request: Request, scope: keys.Scope) -> Bearer:
         if found is None:
             service.metrics.refused.labels("no_key").inc()
             raise Refusal(401, "no_key", "send a valid API key: 'Authorization: Bearer KEY'")
-        if scope not in found.scopes:
+        # What that scope changes is everybody's.
+        if scope not in found.scopes or (scope == "admin" and found.user_id is not None):
             service.metrics.refused.labels("scope").inc()
             raise Refusal(403, "scope", f"the key {found.name!r} is not for {scope!r}")
         bearer = found
@@ -110,19 +113,23 @@ def of_user(bearer: Bearer, user_id: str | None) -> None:
 async def body_of(service: Service, request: Request) -> bytes:
     """
     Raises:
-        Refusal: it is longer than allowed; the rest of it is not read.
+        Refusal: it is longer than allowed, and the rest of it is not read; or it is cut off.
     """
     most = service.settings.max_body_bytes
     told = request.headers.get("content-length", "0")
     n, parts = 0, []
     if not (told.isdecimal() and int(told) > most):
-        async for part in request.stream():
-            n += len(part)
-            if n > most:
-                break
-            parts.append(part)
-        else:
-            return b"".join(parts)
+        try:
+            async for part in request.stream():
+                n += len(part)
+                if n > most:
+                    break
+                parts.append(part)
+            else:
+                return b"".join(parts)
+        except ClientDisconnect:
+            # Nobody hears it: it is counted so.
+            raise Refusal(400, "cut_off", "body: the connection closed before its end") from None
     raise Refusal(413, "too_long", f"body: expected at most {most} bytes, came more")
 
 
@@ -146,6 +153,7 @@ class Measured:
         self._busy = problem(
             Refusal(503, "busy", "too many requests wait; try again", retry_after_s=_RETRY_S)
         )
+        self._no_text = problem(Refusal(400, "not_understood", "path: expected UTF-8, as %XX"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -155,7 +163,11 @@ class Measured:
         if self._service.workers.is_full and scope["path"].startswith("/v1/feed"):
             self._service.metrics.refused.labels("busy").inc()
             await self._busy(scope, receive, send)
-            self._log(scope, "/v1/feed", self._busy.status_code, time.perf_counter() - began)
+            self._tell(scope, "/v1/feed", self._busy.status_code, began)
+            return
+        if b"%" in scope.get("raw_path", b"") and not _is_text(scope["raw_path"]):
+            await self._no_text(scope, receive, send)
+            self._tell(scope, "none", self._no_text.status_code, began)
             return
 
         async def told(message: Message) -> None:
@@ -168,13 +180,13 @@ class Measured:
         try:
             await app(scope, receive, told)
         finally:
-            route = getattr(scope.get("route"), "path", "none")
-            seconds = time.perf_counter() - began
-            self._service.metrics.requests.labels(route, status).observe(seconds)
-            self._log(scope, route, status, seconds)
+            route = getattr(scope.get("route"), "path_format", "none")
+            self._tell(scope, route, status, began)
 
-    def _log(self, scope: Scope, route: str, status: int, seconds: float) -> None:
-        """One line, if that was asked for; paths, bodies and keys may name somebody."""
+    def _tell(self, scope: Scope, route: str, status: int, began: float) -> None:
+        """Count it; and one line, if that was asked for: a path, body or key may name somebody."""
+        seconds = time.perf_counter() - began
+        self._service.metrics.requests.labels(route, status).observe(seconds)
         if not self._service.settings.log_requests:
             return
         about = {"method": scope["method"], "route": route, "status": status}
@@ -184,6 +196,14 @@ class Measured:
             about |= {"request_id": work.request_id, "degraded": work.made.degraded}
             about["n_slots"] = work.made.n_slots
         self._service.journal.write("request", **about)
+
+
+def _is_text(raw_path: bytes) -> bool:
+    try:
+        unquote_to_bytes(raw_path).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class AtOnce:

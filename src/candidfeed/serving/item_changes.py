@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from candidfeed.errors import DataError
 from candidfeed.feed.served import Rows
+from candidfeed.store.records import check_number
 
 # Of an item's fields: from when on it may no longer be shown, in seconds since 1970 UTC.
 EXPIRES = "expires_s"
@@ -91,4 +93,9 @@ def _with(
 
 def _expiry(fields: Mapping[str, Any] | None) -> float:
     expires_s = (fields or {}).get(EXPIRES)
-    return np.inf if expires_s is None else float(expires_s)
+    try:
+        check_number(EXPIRES, expires_s)
+    except DataError:
+        # The service takes no other, but whoever writes into its store may.
+        return np.inf
+    return float(cast(float, expires_s))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from candidfeed.data.features import Bag, FeatureMap
 from candidfeed.data.put_fields import parse_field
 from candidfeed.data.tables import COLUMN_TYPES
-from candidfeed.data.vocabulary import UNKNOWN
+from candidfeed.data.vocabulary import UNKNOWN, as_number
 from candidfeed.errors import DataError
 from candidfeed.feed.eligibility import DELETED, EXPIRED, Rule, masked, muted
 from candidfeed.feed.item_codes import coded_columns, require_coded
@@ -57,7 +57,12 @@ class LiveRelease:
         added = served.newcomers.put(self._newcomers(put))
         rows = self.rows_of([one.id for one in changes])
         pairs = zip(rows.tolist(), changes, strict=True)
-        fields_of = {row: one.fields for row, one in pairs if row != UNKNOWN}
+        # A newcomer of which nothing is said any more is no item to show.
+        fields_of = {
+            row: one.fields if row < served.n_items or self._says_what(one.fields) else None
+            for row, one in pairs
+            if row != UNKNOWN
+        }
         self.changes = before.then(fields_of, served.n_items + len(served.newcomers))
         if len(gone := self.changes.newly_gone(before)):
             served.index.remove(gone)
@@ -83,10 +88,10 @@ class LiveRelease:
         found = []
         for place, (change, known) in enumerate(zip(changes, fields, strict=True)):
             item_id = str(change.id)
-            is_number = served.has_number_ids and item_id.isdecimal()
+            number = as_number(item_id) if served.has_number_ids else None
             found.append(
                 Newcomer(
-                    item_id=int(item_id) if is_number else item_id,
+                    item_id=item_id if number is None else number,
                     title=str(known.get("title") or item_id),
                     bag=Bag(bag.ids[[place]], bag.weights[[place]]),
                     vector=vectors[place],

@@ -6,6 +6,7 @@ it ends.
 
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,6 +16,7 @@ from candidfeed.errors import CandidfeedError
 from candidfeed.feed.policy import Policy
 from candidfeed.release.bundle import read_release
 from candidfeed.serving.basis import Basis
+from candidfeed.serving.journal import Journal, all_in
 from candidfeed.serving.live import LiveRelease
 from candidfeed.serving.making import Draft, FeedMaker
 from candidfeed.serving.memory import give_back
@@ -107,4 +109,5 @@ def main() -> None:
     # Both are for the process that started this one, whose end is this one's.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    run(Connection(int(sys.argv[1])))
+    with all_in(Journal(clock=time.time)):
+        run(Connection(int(sys.argv[1])))

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 
 from candidfeed.errors import CandidfeedError, StoreError
 from candidfeed.feed.policy import Policy
-from candidfeed.serving.journal import Journal
+from candidfeed.serving.journal import Journal, Surviving
 from candidfeed.serving.maker import Begun, Failed, Follow, Load, Make, Message
 from candidfeed.serving.making import Draft, Made
 from candidfeed.serving.metrics import Metrics
@@ -217,7 +217,8 @@ class Makers:
             self._look.clear()
             release_id = wanted()
             if release_id is not None:
-                self._mend(release_id, catch_up)
+                with Surviving(self._journal, "other processes"):
+                    self._mend(release_id, catch_up)
             self._metrics.makers.set(sum(one.release_id == release_id for one in self._makers))
             self._look.wait(_LOOK_S)
 

@@ -56,7 +56,7 @@ class Made:
         degraded: what was left out.
         stages: seconds of each stage.
         n_unknown: ids that the release does not know, by kind.
-        scores: what the slate is ordered by, those that are finite.
+        scores: what stage two orders the slate by, those that are finite.
     """
 
     answer: bytes
@@ -148,7 +148,7 @@ class FeedMaker:
         person, ask, retrieved = draft.person, draft.ask, draft.retrieved
         if person is None or ask is None or retrieved is None:
             draft.degraded.append(RETRIEVAL_LATE)
-            draft.basis, draft.version = draft.basis.of_nobody, draft.live.version
+            draft.basis, draft.version = draft.basis.without_past(draft.live), draft.live.version
             yield PERSON
             person, ask = self._made_of(draft)
             retrieved = yield from retrieve_in_steps(draft.live.served, person, ask)
@@ -188,7 +188,7 @@ class FeedMaker:
         )
         kept = encoded(line)
         sampled, sample = self._sampled(draft, slate)
-        values = [slot.value for slot in slate.slots]
+        values = [slot.value for slot in slate.slots if slot.p_engaged is not None]
         return Made(
             answer=body,
             line=kept,

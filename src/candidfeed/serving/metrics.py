@@ -81,7 +81,7 @@ class Metrics:
         fallbacks: feeds by what was left out of them (`name`).
         refused: requests by `reason` (`busy`, `rate`, `not_ready`, ...).
         unknown_ids: ids that the release does not know, by `kind` (`user`, `item`).
-        scores: what slates are ordered by, of each slot.
+        scores: what stage two orders slates by, of each slot.
         non_finite: candidates whose score was NaN or infinite.
         events: by `outcome`.
         lost_slates: answers that could not be written down.

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from candidfeed.errors import CandidfeedError, StoreError
+from candidfeed.errors import CandidfeedError, ReleaseError, StoreError
 from candidfeed.feed.policy import Policy
 from candidfeed.release.bundle import decode
 from candidfeed.release.functions import Ahead
 from candidfeed.release.storage import pointer_of, read_directory
-from candidfeed.serving.journal import Journal
+from candidfeed.serving.journal import Journal, Surviving
 from candidfeed.serving.live import LiveRelease
 from candidfeed.serving.makers import Makers
 from candidfeed.serving.metrics import Metrics
@@ -19,6 +19,8 @@ from candidfeed.store.records import Change
 from candidfeed.store.store import Store
 
 _PAGE: Final = 10_000
+# In the place of a pointer: it could not be read.
+_LOST: Final = b""
 
 
 class Releases:
@@ -43,7 +45,7 @@ class Releases:
         self._folder, self._store, self._policy = folder, store, policy
         self._metrics, self._journal, self._makers = metrics, journal, makers
         self.live: LiveRelease | None = None
-        self._tried = b""
+        self._tried = _LOST
         self._cursor = 0
         self._following = threading.Lock()
         self._stop = threading.Event()
@@ -129,24 +131,37 @@ class Releases:
 
     def _look(self, every_s: float, also: Callable[[], None]) -> None:
         while not self._stop.wait(every_s):
-            try:
-                if self._is_replaced():
-                    self.load()
-            except CandidfeedError as error:
-                self._journal.write("release not loaded", why=str(error))
-                self._metrics.releases.labels("failed").inc()
-            try:
-                self.follow()
-                also()
-            except StoreError as error:
-                self._journal.write("store not read", why=str(error))
+            with Surviving(self._journal, "the next release"):
+                self._take_next()
+            with Surviving(self._journal, "what changes"):
+                try:
+                    self.follow()
+                    also()
+                except StoreError as error:
+                    self._journal.write("store not read", why=str(error))
+
+    def _take_next(self) -> None:
+        try:
+            if self._is_replaced():
+                self.load()
+        except CandidfeedError as error:
+            self._journal.write("release not loaded", why=str(error))
+            self._metrics.releases.labels("failed").inc()
 
     def _is_replaced(self) -> bool:
+        """
+        Raises:
+            ReleaseError: that can't be told any longer, for the first time.
+        """
         try:
-            return pointer_of(self._folder) != self._tried
-        except CandidfeedError:
-            # The folder is gone: what was loaded is in memory, and goes on being served.
-            return False
+            pointer = pointer_of(self._folder)
+        except ReleaseError:
+            # What was loaded is in memory, and goes on being served.
+            if self._tried == _LOST:
+                return False
+            self._tried = _LOST
+            raise
+        return pointer != self._tried
 
     def _follow(self, live: LiveRelease) -> None:
         while page := self._store.items_after(self._cursor, _PAGE):

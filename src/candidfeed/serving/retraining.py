@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from candidfeed.errors import CandidfeedError
-from candidfeed.serving.journal import Journal
+from candidfeed.serving.journal import Journal, Surviving
 from candidfeed.serving.metrics import Metrics
 
 # How often it is looked whether a release was published by other means.
@@ -69,7 +69,8 @@ class Retraining:
         while not self._stop.wait(min(self._wait_s(), _LOOK_S)):
             if self._wait_s() <= 0:
                 self._tried_s = time.time()
-                self._retrain()
+                with Surviving(self._journal, "retraining"):
+                    self._retrain()
 
     def _wait_s(self) -> float:
         try:

@@ -167,10 +167,9 @@ def as_it_was(served: Served, items: ItemChanges) -> LiveRelease:
     served.newcomers.reset()
     live = LiveRelease(served)
     live.follow(Change(0, one, dict(put), born_s) for one, born_s, put in items.newcomers)
-    # What was put of a newcomer may have named an end that it no longer has.
-    ends: dict[str, dict[str, Any]] = {one: {} for one, _, _ in items.newcomers}
-    ends |= {one: {EXPIRES: expires_s} for one, expires_s in items.expires_s.items()}
-    live.follow(Change(0, one, fields, 0.0) for one, fields in ends.items())
+    new = {one for one, _, _ in items.newcomers}
+    ends = {one: at for one, at in items.expires_s.items() if one not in new}
+    live.follow(Change(0, one, {EXPIRES: expires_s}, 0.0) for one, expires_s in ends.items())
     live.follow(Change(0, one, None, 0.0) for one in items.gone)
     return live
 

@@ -17,6 +17,8 @@ from candidfeed.serving.service import Service
 
 _BACKLOG = 2_048
 _KEEP_ALIVE_S = 75
+# How long the end waits for requests in hand: some clients never send the rest of theirs.
+_END_S = 10
 # How long a thread may compute before another of Python's threads has its turn.
 _SWITCH_S = 2e-4
 
@@ -60,6 +62,8 @@ def start(service: Service, ahead: Ahead | None = None) -> ASGIApp:
 def run(app: ASGIApp, listening: socket.socket, ready: Callable[[str], None]) -> None:
     """Serve until the process is asked to end (SIGTERM, SIGINT): what is asked by then is answered.
 
+    What is still not asked in full some seconds later is not.
+
     Of the main thread.
 
     Args:
@@ -73,6 +77,7 @@ def run(app: ASGIApp, listening: socket.socket, ready: Callable[[str], None]) ->
         log_config=None, access_log=False, server_header=False, proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_END_S,
     )  # fmt: skip
     # The server hands the signal on once it has ended: all parts must still be closed then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -2,10 +2,19 @@
 
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+)
 from pydantic_core import to_json
 
-from candidfeed.store.records import ID_BYTES
+from candidfeed.errors import DataError
+from candidfeed.store.records import ID_BYTES, check_text
 
 MOST_SLOTS: Final = 200
 # Of a request's allow and deny lists, each; and of what a client tells of its user.
@@ -22,6 +31,15 @@ def _id_text(came: object) -> object:
     return came
 
 
+def _as_kept(came: str) -> str:
+    """An id that the store takes."""
+    try:
+        check_text("id", came)
+    except DataError as error:
+        raise ValueError(str(error).removeprefix("id: ")) from None
+    return came
+
+
 def _whole(came: object) -> object:
     """To JSON 20.0 is a whole number, and "20" none."""
     return int(came) if isinstance(came, float) and came.is_integer() else came
@@ -29,6 +47,8 @@ def _whole(came: object) -> object:
 
 _IdText: TypeAlias = Annotated[str, Field(min_length=1, max_length=ID_BYTES, pattern=r"^[^\x00]+$")]
 Id: TypeAlias = Annotated[_IdText, BeforeValidator(_id_text, json_schema_input_type=int | _IdText)]
+# What is kept is counted in bytes; to look at each id of a long list would take milliseconds.
+KeptId: TypeAlias = Annotated[Id, AfterValidator(_as_kept)]
 Limit: TypeAlias = Annotated[int, Field(ge=1, le=MOST_SLOTS, strict=True), BeforeValidator(_whole)]
 Seconds: TypeAlias = Annotated[
     float, Field(ge=-62e9, le=250e9, allow_inf_nan=False, description="Since 1970, UTC.")
@@ -59,7 +79,9 @@ class Context(_Strict):
 class FeedRequest(_Strict):
     """For whom a feed is, and what it may hold."""
 
-    user_id: Id | None = Field(default=None, description="Nobody in particular where it is null.")
+    user_id: KeptId | None = Field(
+        default=None, description="Nobody in particular where it is null."
+    )
     limit: Limit = Field(default=20, description="Slots; fewer where items run out.")
     surface: Annotated[str, Field(max_length=64)] = Field(
         default="home", description="Where it is shown."
@@ -171,10 +193,10 @@ class WhyAnswer(_Strict):
 class NewKey(_Strict):
     """An API key to be made."""
 
-    name: Id
+    name: KeptId
     scopes: Annotated[list[Literal["feed", "events", "admin", "metrics"]], Field(min_length=1)]
     expires_s: Seconds | None = None
-    user_id: Id | None = Field(default=None, description="The only user that it may ask about.")
+    user_id: KeptId | None = Field(default=None, description="The only user that it may ask about.")
 
 
 class KeyAnswer(_Strict):
