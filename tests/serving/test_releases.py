@@ -2,10 +2,12 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -177,6 +179,19 @@ def test_a_release_that_is_deleted_while_it_is_loaded_leaves_the_one_before_in_f
     publish(second_of(second_of(tiny_served)), one.folder)
     in_force(one, read_directory(one.folder).release_id)
     assert all(slot["title"].endswith(2 * MARK) for slot in one.feed(user_id(3))["slots"])
+
+
+def test_since_when_a_release_is_in_force_is_told_whenever_it_was_loaded(
+    tiny_release: Path, tmp_path: Path, start: Start
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(tiny_release, older)
+    os.utime(older / "current", (1e9, 1e9))
+    one = start(older)
+    first = read_directory(one.folder).release_id
+    assert one.metric("candidfeed_release_in_force_timestamp_seconds", release_id=first) == 1e9
+    loaded_s = one.metric("candidfeed_release_loaded_timestamp_seconds", release_id=first)
+    assert abs(loaded_s - time.time()) < 3600
 
 
 def test_a_folder_that_vanishes_changes_nothing(start: Start) -> None:

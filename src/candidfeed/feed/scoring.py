@@ -317,7 +317,7 @@ def popular_heads(served: Served, rows: Rows) -> Heads:
 
     p_like = rating = np.zeros(len(rows))
     if served.has_ratings:
-        p_like = of_each(served.share_liked[known], served.share_liked_of_all)
+        p_like = served.share_liked[np.minimum(rows, served.n_items)]
         mean_rating = space.items.mean_rating[known].astype(np.float64)
         rating = of_each(mean_rating, space.scale.mean)
     actions = {}

@@ -407,23 +407,16 @@ class Served:
 
     @cached_property
     def share_liked(self) -> NDArray[np.float64]:
-        """Of each item's ratings, the share that liked it, drawn to that of all; [n_items].
+        """Of each item's ratings, the share that liked it, drawn to that of all; [n_items + 1].
 
-        Of a log with ratings only.
+        The last is that of an item that nobody rated. Of a log with ratings only.
         """
         assert self.space.scale.like_at is not None
         rated = np.isfinite(self.pasts.values)
         items, liked = self.pasts.items[rated], self.pasts.values[rated] >= self.space.scale.like_at
-        n_liked = np.bincount(items, liked, minlength=self.n_items)
-        n_rated = np.bincount(items, minlength=self.n_items)
+        n_liked = np.bincount(items, liked, minlength=self.n_items + 1)
+        n_rated = np.bincount(items, minlength=self.n_items + 1)
         return (n_liked + _SHRINK_RATINGS * liked.mean()) / (n_rated + _SHRINK_RATINGS)
-
-    @cached_property
-    def share_liked_of_all(self) -> float:
-        """Of all ratings the share that liked their item; of a log with ratings only."""
-        assert self.space.scale.like_at is not None
-        values = self.pasts.values[np.isfinite(self.pasts.values)]
-        return float((values >= self.space.scale.like_at).mean())
 
     @cached_property
     def item_codes_made(self) -> dict[str, ItemCodes]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,10 +92,10 @@ def _with(
 
 
 def _expiry(fields: Mapping[str, Any] | None) -> float:
-    expires_s = (fields or {}).get(EXPIRES)
+    expires_s: Any = (fields or {}).get(EXPIRES)
     try:
         check_number(EXPIRES, expires_s)
     except DataError:
         # The service takes no other, but whoever writes into its store may.
         return np.inf
-    return float(cast(float, expires_s))
+    return float(expires_s)

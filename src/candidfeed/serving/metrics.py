@@ -88,7 +88,9 @@ class Metrics:
         samples: feeds that were drawn to be made again, by `outcome` (`kept`, `too_large`,
             `items_changed` while they were made).
         releases: releases put in force, and those that could not be (`outcome`).
-        release_loaded_s: when the release in force was loaded, seconds since 1970.
+        release_s: since when the release in force is so, seconds since 1970: its age, also over
+            restarts.
+        release_loaded_s: when it was loaded, likewise.
         retrains: by `outcome` (`published`, `refused` by the gate, `failed`).
         retrained_s: when the schedule last published a release, seconds since 1970.
         in_flight: feeds that wait or are made.
@@ -123,6 +125,10 @@ class Metrics:
         self.lost_slates = counted("lost_slates", "Answers that could not be written down")
         self.samples = counted("samples", "Feeds drawn to be replayed, or not kept", "outcome")
         self.releases = counted("release_loads", "Releases that were loaded, or not", "outcome")
+        self.release_s = Gauge(
+            "candidfeed_release_in_force_timestamp_seconds",
+            "Since when the release in force is so", ["release_id"], registry=registry,
+        )  # fmt: skip
         self.release_loaded_s = Gauge(
             "candidfeed_release_loaded_timestamp_seconds",
             "When the release in force was loaded", ["release_id"], registry=registry,

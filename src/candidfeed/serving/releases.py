@@ -10,7 +10,7 @@ from candidfeed.errors import CandidfeedError, ReleaseError, StoreError
 from candidfeed.feed.policy import Policy
 from candidfeed.release.bundle import decode
 from candidfeed.release.functions import Ahead
-from candidfeed.release.storage import pointer_of, read_directory
+from candidfeed.release.storage import in_force_since, pointer_of, read_directory
 from candidfeed.serving.journal import Journal, Surviving
 from candidfeed.serving.live import LiveRelease
 from candidfeed.serving.makers import Makers
@@ -61,7 +61,7 @@ class Releases:
             ReleaseError: there is none, or it can't be read; the one before stays.
             DataError: the policy names what its items don't have; likewise.
         """
-        start = time.perf_counter()
+        start, since_s = time.perf_counter(), in_force_since(self._folder)
         if ahead is None:
             self._tried = pointer_of(self._folder)
             served = decode(read_directory(self._folder))
@@ -75,7 +75,9 @@ class Releases:
             self._follow(live)
             self.live = live
             self._makers.renew()
-        self._metrics.release_loaded_s.clear()
+        for one in (self._metrics.release_s, self._metrics.release_loaded_s):
+            one.clear()
+        self._metrics.release_s.labels(live.release_id).set(since_s)
         self._metrics.release_loaded_s.labels(live.release_id).set_to_current_time()
         self._metrics.releases.labels("loaded").inc()
         took_s = round(time.perf_counter() - start, 2)
