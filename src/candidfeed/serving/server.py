@@ -18,7 +18,7 @@ from candidfeed.serving.service import Service
 _BACKLOG = 2_048
 _KEEP_ALIVE_S = 75
 # How long the end waits for requests in hand: some clients never send the rest of theirs.
-_END_S = 10
+_END_S = 5
 # How long a thread may compute before another of Python's threads has its turn.
 _SWITCH_S = 2e-4
 
