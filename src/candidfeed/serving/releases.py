@@ -19,8 +19,6 @@ from candidfeed.store.records import Change
 from candidfeed.store.store import Store
 
 _PAGE: Final = 10_000
-# In the place of a pointer: it could not be read.
-_LOST: Final = b""
 
 
 class Releases:
@@ -45,7 +43,8 @@ class Releases:
         self._folder, self._store, self._policy = folder, store, policy
         self._metrics, self._journal, self._makers = metrics, journal, makers
         self.live: LiveRelease | None = None
-        self._tried = _LOST
+        self._tried = b""
+        self._is_lost = False
         self._cursor = 0
         self._following = threading.Lock()
         self._stop = threading.Event()
@@ -159,10 +158,11 @@ class Releases:
             pointer = pointer_of(self._folder)
         except ReleaseError:
             # What was loaded is in memory, and goes on being served.
-            if self._tried == _LOST:
+            if self._is_lost:
                 return False
-            self._tried = _LOST
+            self._is_lost = True
             raise
+        self._is_lost = False
         return pointer != self._tried
 
     def _follow(self, live: LiveRelease) -> None:
