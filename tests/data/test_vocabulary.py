@@ -26,11 +26,13 @@ def test_a_row_leads_to_its_id_and_the_id_back(known: list, rng) -> None:
     rows = vocabulary.rows(asked)
     assert rows.dtype == np.int32
     assert rows.tolist() == [distinct.index(each) for each in asked]
+    assert [vocabulary.row(each) for each in asked] == rows.tolist()
 
 
 def test_one_id_and_many_are_looked_up_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ["42", "007", None, "7", "a b,c", "42", "x" * 1024, "y", "", "😀"]
     few = [vocabulary.rows(asked).tolist() for vocabulary in (INTEGERS, TEXTS)]
+    assert few == [[vocabulary.row(one) for one in asked] for vocabulary in (INTEGERS, TEXTS)]
     for limit in ("_ONE_BY_ONE", "_FEW"):
         monkeypatch.setattr(vocabulary_module, limit, 0)
         assert few == [vocabulary.rows(asked).tolist() for vocabulary in (INTEGERS, TEXTS)]
@@ -65,6 +67,7 @@ def test_what_is_not_known_has_no_row_and_nothing_else_moves(vocabulary: Vocabul
     asked = ["strange", str(first), None, str(first)]
     assert vocabulary.rows(asked).tolist() == [UNKNOWN, 0, UNKNOWN, 0]
     assert vocabulary.rows([None]).tolist() == [UNKNOWN]
+    assert Vocabulary(vocabulary.ids[:0]).row(first) == UNKNOWN
     assert vocabulary.rows([]).shape == (0,)
 
 

@@ -110,7 +110,7 @@ def test_a_release_of_a_large_catalogue_carries_an_index_that_is_mapped(
     found = read_release(written(tiny_with_lists, tmp_path / "r"))
     folder = read_directory(tmp_path / "r").path
     assert found.index.report == tiny_with_lists.index.report
-    assert isinstance(found.item_vectors, np.memmap)
+    assert isinstance(found.item_vectors.base, np.memmap)
     np.testing.assert_array_equal(found.item_vectors, tiny_with_lists.item_vectors)
     assert {path.name for path in folder.glob("index*")} == {
         "index.faiss",

@@ -53,6 +53,24 @@ class Vocabulary:
         plain = [self._plain(one) for one in ids]
         return self._rows_of_texts(plain) if self._is_text else self._rows_of_numbers(plain)
 
+    def row(self, one: object) -> int:
+        """Row of one id, as `rows` finds it."""
+        plain = self._plain(one)
+        if plain is None:
+            return UNKNOWN
+        return self._row_of_text(plain) if self._is_text else self._row_of_number(plain)
+
+    def _row_of_text(self, one: Any) -> int:
+        ids, rows = self._ascending
+        at = bisect_left(ids, one)
+        return int(rows[at]) if at < len(ids) and ids[at] == one else UNKNOWN
+
+    def _row_of_number(self, one: Any) -> int:
+        numbers = self._ascending_numbers
+        at = int(numbers.searchsorted(one))
+        is_there = at < len(numbers) and numbers[at] == one
+        return int(self._ascending[1][at]) if is_there else UNKNOWN
+
     def _rows_of_texts(self, asked: Sequence[Any]) -> NDArray[np.int32]:
         ids, rows = self._ascending
         found = np.full(len(asked), UNKNOWN, np.int32)
@@ -63,9 +81,8 @@ class Vocabulary:
             found[is_there] = rows[at[is_there]]
             return found
         for place, one in enumerate(asked):
-            at = len(ids) if one is None else bisect_left(ids, one)
-            if at < len(ids) and ids[at] == one:
-                found[place] = rows[at]
+            if one is not None:
+                found[place] = self._row_of_text(one)
         return found
 
     def _rows_of_numbers(self, asked: Sequence[Any]) -> NDArray[np.int32]:

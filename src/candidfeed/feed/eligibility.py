@@ -80,10 +80,10 @@ def eligible(
     for rule in rules:
         is_barred = rule.bars(rows) & is_open
         is_open &= ~is_barred
-        removed.append(Removed(rule.reason, np.unique(rows[is_barred])))
-    ends = np.cumsum([len(one.rows) for one in proposed])
-    kept = [
-        one.where(is_open[end - len(one.rows) : end])
-        for one, end in zip(proposed, ends, strict=True)
-    ]
+        barred = rows[is_barred]
+        removed.append(Removed(rule.reason, np.unique(barred) if len(barred) else NO_ROWS))
+    kept, start = [], 0
+    for one in proposed:
+        kept.append(one.where(is_open[start : start + len(one.rows)]))
+        start += len(one.rows)
     return tuple(kept), tuple(removed)

@@ -7,7 +7,7 @@ person and `Ask` give one slate.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +66,6 @@ _POPULAR_WEIGHTS = {"engaged": 1.0}
 # Rules may bar far more than they will of what is proposed, such as a muted tag of half the items:
 # at first so many candidates more are asked for, in numbers of candidates.
 _MORE: Final = 4
-_NOT_ASKED: Final = {"p_engaged": None, "p_like": None, "rating": None}
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,21 @@ class Ask:
     policy: Policy = DEFAULT_POLICY
     request_id: str = ""
     in_full: bool = True
+
+
+class Said(NamedTuple):
+    """What the ranker says of each slot, by the field of `Slot`."""
+
+    p_engaged: Sequence[float | None]
+    p_like: Sequence[float | None]
+    rating: Sequence[float | None]
+    actions: Sequence[Mapping[str, float]]
+
+    @staticmethod
+    def nothing(n: int) -> "Said":
+        """Where it was not asked."""
+        nobody = [None] * n
+        return Said(nobody, nobody, nobody, [{}] * n)
 
 
 def recommend(served: Served, person: Person, ask: Ask) -> Slate:
@@ -197,8 +211,7 @@ def in_retrieval_order(served: Served, person: Person, retrieved: Retrieved, ask
     candidates = retrieved.candidates
     values = first_values(served, person, candidates, ask)
     selected = selected_of(served, person, candidates, values, ask)
-    nothing = [_NOT_ASKED] * len(selected.picked)
-    slots = _slots(served, person, candidates, selected, values, nothing)
+    slots = _slots(served, person, candidates, selected, values, Said.nothing(len(selected.picked)))
     return Slate(person, slots, retrieved, selected, int((~np.isfinite(values)).sum()), {})
 
 
@@ -256,11 +269,11 @@ def _best_newcomers(served: Served, view: View, n: int, allowed: Rows | None) ->
 
 def _quotas(served: Served, kept: tuple[Proposed, ...]) -> list[int]:
     """How many candidates each source may bring; newcomers' places are taken from the largest."""
-    quotas = {**served.settings.quotas, NEW: 0}
-    n_new = sum(len(one.rows) for one in kept if one.source == NEW)
-    largest = max(quotas, key=lambda source: quotas[source])
-    quotas[NEW] = min(n_new, ceil(_SHARE_NEW * quotas[largest]))
-    quotas[largest] -= quotas[NEW]
+    quotas = dict(served.settings.quotas)
+    if kept[-1].source == NEW:
+        largest = max(quotas, key=lambda source: quotas[source])
+        quotas[NEW] = min(len(kept[-1].rows), ceil(_SHARE_NEW * quotas[largest]))
+        quotas[largest] -= quotas[NEW]
     return [quotas[one.source] for one in kept]
 
 
@@ -359,12 +372,8 @@ def _slots(
     candidates: Candidates,
     selected: Selected,
     values: NDArray[np.floating],
-    said: Sequence[Mapping[str, Any]],
+    said: Said,
 ) -> tuple[Slot, ...]:
-    """
-    Args:
-        said: of each slot, what the ranker says of it, by the field of `Slot`.
-    """
     chosen = candidates.take(selected.picked)
     rows, sources = chosen.rows, chosen.sources
     if len(person.past):
@@ -375,37 +384,27 @@ def _slots(
         reasons = popular_reasons(served, rows)
     for place in np.flatnonzero(selected.is_drawn).tolist():
         sources[place], reasons[place] = EXPLORE, explore_reason(selected.n_pool)
-    aligned = zip(
-        served.ids_of(rows), served.titles_of(rows),
-        values[selected.picked].tolist(), sources, reasons, selected.propensity.tolist(),
-        selected.by_value.tolist(), said, strict=True,
-    )  # fmt: skip
+    # In the order of a slot's fields: to name them takes as long as all the rest.
     return tuple(
-        Slot(
-            position, item_id, title, value,
-            source=source, reason=reason, propensity=propensity, by_value=by_value, **one,
+        map(
+            Slot,
+            range(1, len(rows) + 1), served.ids_of(rows), served.titles_of(rows),
+            values[selected.picked].tolist(), said.p_engaged, said.p_like, said.rating,
+            sources, reasons, said.actions, selected.propensity.tolist(),
+            selected.by_value.tolist(),
         )
-        for position, (item_id, title, value, source, reason, propensity, by_value, one)
-        in enumerate(aligned, start=1)
     )  # fmt: skip
 
 
-def _said(
-    served: Served, heads: Heads, picked: NDArray[np.int64], ask: Ask
-) -> list[dict[str, Any]]:
-    nobody = [None] * len(picked)
+def _said(served: Served, heads: Heads, picked: NDArray[np.int64], ask: Ask) -> Said:
+    nothing, rated = Said.nothing(len(picked)), served.has_ratings
     actions = heads.actions_at(picked) if ask.in_full or heads.later is None else {}
-    rated = served.has_ratings
-    return [
-        {"p_engaged": p_engaged, "p_like": p_like, "rating": rating, "actions": actions}
-        for p_engaged, p_like, rating, actions in zip(
-            heads.p_engaged[picked].tolist(),
-            heads.p_like[picked].tolist() if rated else nobody,
-            heads.rating[picked].tolist() if rated else nobody,
-            _by_slot(actions, len(picked)),
-            strict=True,
-        )
-    ]
+    return Said(
+        heads.p_engaged[picked].tolist(),
+        heads.p_like[picked].tolist() if rated else nothing.p_like,
+        heads.rating[picked].tolist() if rated else nothing.rating,
+        _by_slot(actions, len(picked)) if actions else nothing.actions,
+    )
 
 
 def _by_slot(actions: Mapping[str, NDArray[np.floating]], n: int) -> list[dict[str, float]]:

@@ -6,6 +6,7 @@ it is scored alone or among others, and in any order.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -119,8 +120,8 @@ def tower_inputs(person: Person, settings: FeedSettings, *, item_vectors: Floats
 def user_state(space: RankerSpace, person: Person, *, width: int, now_s: float) -> UserState:
     """What the ranker knows of the person, as a batch of one."""
     past = person.past.padded(width, n_items=space.n_items)
-    state = UserState.of(past, person.bag, np.array([person.row], np.int32), space.scale)
-    return replace(state, now_s=np.array([now_s]))
+    row = np.array([person.row], np.int32)
+    return UserState.of(past, person.bag, row, space.scale, now_s=np.array([now_s]))
 
 
 @dataclass(frozen=True)
@@ -169,11 +170,7 @@ def ranked_heads(served: Served, known: Known) -> Heads:
     predicted = predictions(served, state, rows, dense)
     logit, nothing = predicted["engaged"].astype(np.float64), np.zeros(len(rows))
     p_level = predicted["rating"].astype(np.float64) if rated else np.empty((len(rows), 0))
-
-    def later(places: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        asked = action_predictions(served, state, rows[places], dense[places])
-        return _actions(served, asked)
-
+    has_later = served.ranker_actions is not None
     # What is not finite goes on as it is: it is ranked last, and counted.
     with np.errstate(over="ignore", invalid="ignore"):
         # No matrix products here: their last bits depend on a row's place.
@@ -185,7 +182,7 @@ def ranked_heads(served: Served, known: Known) -> Heads:
             ),
             rating=(p_level * space.scale.levels).sum(axis=1) if rated else nothing,
             actions=_actions(served, predicted),
-            later=later if served.ranker_actions is not None else None,
+            later=partial(_actions_at, served, known) if has_later else None,
             dense=dense,
         )
 
@@ -216,6 +213,14 @@ def _width_of(served: Served, person: Person) -> int:
     """Events of a history that stage two is given: none is padded for where none is read whole."""
     most = served.settings.ranker_width
     return most if "history" in served.ranker.reads else min(most, max(1, len(person.past)))
+
+
+def _actions_at(
+    served: Served, known: Known, places: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    """What is expected of the candidates at these places, where action heads stand apart."""
+    asked = action_predictions(served, known.state, known.rows[places], known.dense[places])
+    return _actions(served, asked)
 
 
 def _actions(served: Served, predicted: Arrays) -> dict[str, NDArray[np.float64]]:

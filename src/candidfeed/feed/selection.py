@@ -139,15 +139,15 @@ def select_by(
         certain = _first(shelf, n_certain)
     pool = _pool(shelf, len(positions))[: draw.pool] if draw is not None and positions else []
     n_drawn = min(len(positions), len(pool))
-    places = np.arange(len(order))
-    is_shown = np.isin(places, certain)
+    is_shown = np.zeros(len(order), bool)
+    is_shown[certain] = True
     drawn = np.empty(0, np.int64)
     if draw is not None and n_drawn:
         drawn = np.asarray(pool)[draw.rng.choice(len(pool), n_drawn, replace=False)]
         is_shown[drawn] = True
-    filled = places[~is_shown][: n - len(certain) - n_drawn]
-    slate = np.empty(n, np.int64)
-    is_drawn = np.isin(np.arange(1, n + 1), positions[:n_drawn])
+    filled = np.flatnonzero(~is_shown)[: n - len(certain) - n_drawn]
+    slate, is_drawn = np.empty(n, np.int64), np.zeros(n, bool)
+    is_drawn[[one - 1 for one in positions[:n_drawn]]] = True
     slate[is_drawn] = drawn
     slate[~is_drawn] = np.concatenate([certain, filled]).astype(np.int64)
     is_shown[filled] = True
@@ -208,9 +208,12 @@ class _Shelf:
 def _first(shelf: _Shelf, n: int) -> list[int]:
     """By value: n that no cap bars, or as many as there are."""
     taken: list[int] = []
-    while len(taken) < n and shelf.is_open.any():
-        taken.append(int(shelf.is_open.argmax()))
-        shelf.take(taken[-1])
+    for place in range(len(shelf.is_open)):
+        if len(taken) == n:
+            break
+        if shelf.is_open[place]:
+            taken.append(place)
+            shelf.take(place)
     return taken
 
 

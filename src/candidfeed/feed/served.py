@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -181,13 +181,20 @@ class Neighbours:
     @property
     def are_none(self) -> bool:
         """Whether no item speaks for another."""
-        return _is_empty(self.weights)
+        return self._zeros is not None
+
+    @cached_property
+    def _zeros(self) -> Floats | None:
+        """What is said of every item where none speaks for another."""
+        if not isinstance(self.weights, sp.csr_matrix) or self.weights.nnz:
+            return None
+        # One zero for all of them: a million would be memory to fetch for each request.
+        return np.broadcast_to(np.float32(0), self.weights.get_shape()[1:])
 
     def scores(self, touched: Rows, own_row: int) -> Floats:
         """What the touched items add up to for every item, float32 [n_items]; whoever asks."""
-        if _is_empty(self.weights):
-            # One zero for all of them: a million would be memory to fetch for each request.
-            return np.broadcast_to(np.float32(0), self.weights.get_shape()[1:])
+        if self._zeros is not None:
+            return self._zeros
         # In one order: the sum's last bits must not depend on when an item was touched.
         part = self.weights[np.sort(touched)]
         if isinstance(part, np.ndarray):
@@ -198,15 +205,10 @@ class Neighbours:
 
     def contributions(self, touched: Rows, candidates: Rows, own_row: int) -> Floats:
         """What each touched item adds to each candidate's score, float32 [touched, candidates]."""
-        if _is_empty(self.weights):
+        if self.are_none:
             return np.zeros((len(touched), len(candidates)), np.float32)
         part = self.weights[touched][:, candidates]
         return part if isinstance(part, np.ndarray) else part.toarray()
-
-
-def _is_empty(weights: Floats | sp.csr_matrix) -> TypeGuard[sp.csr_matrix]:
-    """Where nothing is to be summed up, a million zeros need not be either."""
-    return isinstance(weights, sp.csr_matrix) and not weights.nnz
 
 
 @dataclass(frozen=True)
@@ -454,7 +456,7 @@ class Served:
 
         Where ids are numbers, a text that is one is taken for it.
         """
-        row = int(self.users.rows([user_id])[0])
+        row = self.users.row(user_id)
         if row == UNKNOWN:
             return replace(self.anonymous, user_id=user_id)
         bag = Bag(self.user_bag.ids[[row]], self.user_bag.weights[[row]])

@@ -49,26 +49,38 @@ class UserState:
 
     @staticmethod
     def of(
-        past: PaddedHistories, bag: Bag, row: NDArray[np.int32], scale: RatingScale
+        past: PaddedHistories,
+        bag: Bag,
+        row: NDArray[np.int32],
+        scale: RatingScale,
+        *,
+        now_s: NDArray[np.float64] | None = None,
     ) -> "UserState":
-        """State of the users whose past and features these are; now = their last event."""
+        """State of the users whose past and features these are.
+
+        Args:
+            now_s: as in the attributes; the time of their last event where None.
+        """
         lengths = past.lengths
         if scale.like_at is None:
-            mean, tone = np.full(len(lengths), scale.mean), np.zeros(past.values.shape)
+            mean = np.full(len(lengths), scale.mean, np.float32)
+            tone = np.zeros(past.values.shape, np.float32)
         else:
             rated = np.isfinite(past.values)
             deviation = sum_of_rows(rated, past.values.astype(np.float64) - scale.mean)
             mean = scale.mean + deviation / (rated.sum(axis=1) + SHRINK_EVENTS)
             tone = np.where(rated, past.values - mean[:, None], 0.0)
-        last = past.times_s[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
+        if now_s is None:
+            last = past.times_s[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
+            now_s = np.where(lengths > 0, last, np.nan)
         return UserState(
             row=row,
             bag=bag,
             history=past.items,
-            tone=tone.astype(np.float32),
+            tone=tone.astype(np.float32, copy=False),
             times_s=past.times_s,
-            mean_rating=mean.astype(np.float32),
-            now_s=np.where(lengths > 0, last, np.nan),
+            mean_rating=mean.astype(np.float32, copy=False),
+            now_s=now_s,
         )
 
 

@@ -55,9 +55,11 @@ def merge_by_quota(proposed: Sequence[Rows], quotas: Sequence[int]) -> Merged:
             left -= len(new)
         if left == 0:
             break
-    of_source = np.concatenate(source)
-    order = np.argsort(of_source, kind="stable")
-    return Merged(np.concatenate(taken)[order], of_source[order], np.concatenate(places)[order])
+    merged = Merged(np.concatenate(taken), np.concatenate(source), np.concatenate(places))
+    if len(taken) == len(proposed):
+        return merged
+    order = np.argsort(merged.source, kind="stable")
+    return Merged(merged.rows[order], merged.source[order], merged.place[order])
 
 
 def _first_not_in(rows: Rows, taken: Sequence[Rows], n: int) -> NDArray[np.int64]:

@@ -9,7 +9,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 from candidfeed.errors import StoreError
 from candidfeed.serving.basis import STORE_DOWN, Basis, KnownUser
@@ -105,41 +106,33 @@ class Engine:
 
     def make_late(self, work: Work) -> bytes | None:
         """What can be answered at once; None where somebody else is answering it."""
-        return self._answer(work, self._maker.make_late(work.draft or self._blank(work)))
+        return self._answer(work, self._maker.make_late(work.draft or _draft(work, _basis(work))))
 
     def _begun(self, work: Work) -> Draft:
         began = self._clock()
-        draft = work.draft = self._read(work)
+        draft = work.draft = _draft(work, self._read(work))
+        if draft.basis.is_told:
+            draft.degraded.append(STORE_DOWN)
         draft.stages["read"] = self._clock() - began
         return draft
 
-    def _blank(self, work: Work) -> Draft:
-        basis = Basis(work.request, work.request_id, work.now_s)
-        return Draft(basis, work.live, left_s=0.0)
-
-    def _read(self, work: Work) -> Draft:
+    def _read(self, work: Work) -> Basis:
         """All that is known of whom the feed is for."""
-        request, draft = work.request, self._blank(work)
+        request = work.request
         if request.user_id is None or request.mode != "personal":
-            return draft
+            return _basis(work)
         try:
             about = self._store.about(request.user_id)
         except StoreError:
-            draft.degraded.append(STORE_DOWN)
             told = _told_by_client(request, work.now_s)
-            draft.basis = replace(
-                draft.basis, later=told, seen=frozenset(told.item_ids), is_told=True
-            )
-        else:
-            known = KnownUser(about.fields, about.is_erased)
-            draft.basis = replace(
-                draft.basis,
-                known=known,
-                later=about.history,
-                seen=about.seen,
-                counts=about.counts,
-            )
-        return draft
+            return _basis(work, later=told, seen=frozenset(told.item_ids), is_told=True)
+        return _basis(
+            work,
+            known=KnownUser(about.fields, about.is_erased),
+            later=about.history,
+            seen=about.seen,
+            counts=about.counts,
+        )
 
     def _answer(self, work: Work, made: Made) -> bytes | None:
         if not work.close():
@@ -181,6 +174,14 @@ class Engine:
         if made.n_non_finite:
             metrics.non_finite.inc(made.n_non_finite)
         metrics.scores.observe(made.scores)
+
+
+def _draft(work: Work, basis: Basis) -> Draft:
+    return Draft(basis, work.live, left_s=0.0)
+
+
+def _basis(work: Work, **read: Any) -> Basis:
+    return Basis(work.request, work.request_id, work.now_s, **read)
 
 
 def _told_by_client(request: FeedRequest, now_s: float) -> History:

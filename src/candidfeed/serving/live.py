@@ -164,7 +164,7 @@ class LiveRelease:
                 names a feature.
         """
         person = self.served.person(user_id)
-        says = any(one.name in fields for one in self.served.user_map.columns)
+        says = bool(fields) and any(one.name in fields for one in self.served.user_map.columns)
         bag = self.bag_of_user(fields) if says else person.bag
         return Person(person.user_id, person.row, bag, person.past.then(later))
 

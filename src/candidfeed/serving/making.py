@@ -182,6 +182,7 @@ class FeedMaker:
         line = slate_line(
             live.served,
             slate,
+            slots,
             self._policy_json,
             surface=request.surface,
             degraded=draft.degraded,
@@ -200,7 +201,7 @@ class FeedMaker:
             n_unknown=draft.n_unknown,
             n_candidates=slate.n_candidates,
             n_non_finite=slate.n_non_finite,
-            scores=tuple(one for one in values if isfinite(one)),
+            scores=tuple(filter(isfinite, values)),
         )
 
     def _sampled(self, draft: Draft, slate: Slate) -> tuple[str, bytes | None]:

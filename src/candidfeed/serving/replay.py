@@ -8,7 +8,7 @@ from candidfeed.feed.policy import Policy
 from candidfeed.feed.served import Served
 from candidfeed.serving.basis import slate_of
 from candidfeed.serving.sample import Sample, as_it_was
-from candidfeed.serving.slate_line import slate_line
+from candidfeed.serving.slate_line import slate_line, slot_line
 from candidfeed.serving.wire import encoded
 from candidfeed.store.records import SlateRecord
 
@@ -42,11 +42,11 @@ def differences(
     policy, degraded = Policy.of(line["policy"]), line["degraded"]
     live = as_it_was(served, sample.items)
     slate = slate_of(sample.basis, live, policy, left_out=degraded)
-    again = json.loads(
-        encoded(
-            slate_line(served, slate, policy.to_json(), surface=line["surface"], degraded=degraded)
-        )
+    told = [slot_line(slot) for slot in slate.slots]
+    line_again = slate_line(
+        served, slate, told, policy.to_json(), surface=line["surface"], degraded=degraded
     )
+    again = json.loads(encoded(line_again))
     found = [
         Difference(0, name, line[name], again[name])
         for name in again

@@ -11,6 +11,7 @@ from candidfeed.feed.slate import Slate, Slot
 def slate_line(
     served: Served,
     slate: Slate,
+    slots: Sequence[Mapping[str, Any]],
     policy: Mapping[str, Any],
     *,
     surface: str,
@@ -19,6 +20,7 @@ def slate_line(
     """What is kept of every slate, in `SlateRecord.slots`.
 
     Args:
+        slots: what is answered of each (`slot_line`).
         policy: as JSON.
     """
     return {
@@ -26,7 +28,7 @@ def slate_line(
         "degraded": list(degraded),
         "weights": weights_of(served, slate.person),
         "policy": policy,
-        "slots": [_kept(slot) for slot in slate.slots],
+        "slots": [_kept(slot, told) for slot, told in zip(slate.slots, slots, strict=True)],
     }
 
 
@@ -48,11 +50,11 @@ def heads_of(slot: Slot) -> Mapping[str, float | None]:
     """What was predicted; nothing where the ranker was not asked."""
     if slot.p_engaged is None:
         return {}
-    heads = {"engaged": slot.p_engaged, "liked": slot.p_like, "rating": slot.rating, **slot.actions}
-    return {name: one for name, one in heads.items() if one is not None}
+    rated = {} if slot.p_like is None else {"liked": slot.p_like, "rating": slot.rating}
+    return {"engaged": slot.p_engaged, **rated, **slot.actions}
 
 
-def _kept(slot: Slot) -> dict[str, Any]:
-    line = {**slot_line(slot), "by_value": slot.by_value, "heads": heads_of(slot)}
+def _kept(slot: Slot, told: Mapping[str, Any]) -> dict[str, Any]:
+    line = {**told, "by_value": slot.by_value, "heads": heads_of(slot)}
     del line["title"]
     return line

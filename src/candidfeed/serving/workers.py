@@ -2,27 +2,30 @@
 
 import asyncio
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from math import ceil
-from typing import Generic, TypeAlias, TypeVar
+from types import TracebackType
+from typing import Generic, TypeVar
 
 _Asked = TypeVar("_Asked")
 _Made = TypeVar("_Made")
-_Making: TypeAlias = Future[Sequence[_Made | None]]
 
 
 @dataclass(eq=False)
 class _Waiting(Generic[_Asked, _Made]):
     """
     Attributes:
+        loop: that waits for it.
         made: what came of it on a thread.
         woken: that there is something to look at: `made`, or that it is late.
     """
 
     asked: _Asked
+    loop: asyncio.AbstractEventLoop
     made: "asyncio.Future[_Made | None]"
     woken: asyncio.Future[None]
 
@@ -31,23 +34,38 @@ class _Waiting(Generic[_Asked, _Made]):
             self.woken.set_result(None)
 
 
-@dataclass
 class _Batch(Generic[_Asked, _Made]):
-    """What one thread makes at a time; empty until it has one to spare.
+    """What one thread makes at a time; as a context it keeps what is raised in it.
 
     Attributes:
-        loop: that is told of its end.
+        made: of each, in order, once it is made.
+        error: why it is not.
     """
 
-    loop: asyncio.AbstractEventLoop
-    waiting: list[_Waiting[_Asked, _Made]] = field(default_factory=list)
+    def __init__(self, waiting: Sequence[_Waiting[_Asked, _Made]]) -> None:
+        self.waiting = waiting
+        self.made: Sequence[_Made | None] = ()
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        self.error = error
+        return True
 
 
 class Workers(Generic[_Asked, _Made]):
     """A bounded pool; asked from one event loop.
 
     A thread takes what waits, up to a number, and makes it at once: side by side it takes less
-    time (`feed/steps.py`). Where there are several threads, each takes its part.
+    time (`feed/steps.py`). Where there are several threads, each takes its part. It goes on until
+    nothing waits: only then a thread is to be woken for what comes next.
 
     Args:
         make: on a thread; what it gives of each, in order. None: it could not be made in time.
@@ -69,6 +87,9 @@ class Workers(Generic[_Asked, _Made]):
         self._most_in_flight = n_workers + n_waiting
         self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix="feed")
         self._waiting: deque[_Waiting[_Asked, _Made]] = deque()
+        # Threads that are at it; each ends under the lock, and only where nothing waits.
+        self._n_at_it = 0
+        self._lock = threading.Lock()
         self.n_in_flight = 0
 
     @property
@@ -84,10 +105,14 @@ class Workers(Generic[_Asked, _Made]):
         ended with it, also where nobody waits for it any longer.
         """
         loop = asyncio.get_running_loop()
-        one = _Waiting[_Asked, _Made](asked, loop.create_future(), loop.create_future())
-        self._waiting.append(one)
+        one = _Waiting(asked, loop, loop.create_future(), loop.create_future())
         self.n_in_flight += 1
-        self._submit(_Batch(loop))
+        with self._lock:
+            self._waiting.append(one)
+            is_one_free = self._n_at_it < self._n_workers
+            self._n_at_it += is_one_free
+        if is_one_free:
+            self._pool.submit(self._run)
         timer = loop.call_later(after_s, one.wake)
         # What `asyncio.wait` and an executor's future do beside this takes as long as all of it.
         await one.woken
@@ -99,43 +124,38 @@ class Workers(Generic[_Asked, _Made]):
         return made
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Ends with what waits."""
+        self._pool.shutdown(wait=True)
 
-    def _submit(self, batch: _Batch[_Asked, _Made]) -> None:
-        """One call for each that waits: those that find nothing left have nothing to do."""
-        making = self._pool.submit(self._make_some, batch)
-        making.add_done_callback(lambda done: self._tell(batch, done))
+    def _run(self) -> None:
+        while batch := self._taken():
+            self._make_all(_Batch(batch))
 
-    def _make_some(self, batch: _Batch[_Asked, _Made]) -> Sequence[_Made | None]:
-        if not batch.waiting:
-            self._take(batch.waiting)
-        return self._make([one.asked for one in batch.waiting]) if batch.waiting else ()
+    def _taken(self) -> list[_Waiting[_Asked, _Made]]:
+        """What this thread makes next; nothing where it ends."""
+        with self._lock:
+            n = min(self._most, ceil(len(self._waiting) / self._n_workers))
+            self._n_at_it -= not n
+            return [self._waiting.popleft() for _ in range(n)]
 
-    def _take(self, taken: list[_Waiting[_Asked, _Made]]) -> None:
-        n = min(self._most, ceil(len(self._waiting) / self._n_workers))
-        # Another thread may have taken the last one meanwhile.
-        with contextlib.suppress(IndexError):
-            while len(taken) < n:
-                taken.append(self._waiting.popleft())
-
-    def _tell(self, batch: _Batch[_Asked, _Made], making: _Making[_Made]) -> None:
-        # A loop that has ended waits for nothing.
-        with contextlib.suppress(RuntimeError):
-            if batch.waiting:
-                batch.loop.call_soon_threadsafe(self._ended, batch, making)
-
-    def _ended(self, batch: _Batch[_Asked, _Made], making: _Making[_Made]) -> None:
-        error = making.exception()
-        if error is not None and len(batch.waiting) > 1:
+    def _make_all(self, batch: _Batch[_Asked, _Made]) -> None:
+        with batch:
+            batch.made = self._make([one.asked for one in batch.waiting])
+        if batch.error is not None and len(batch.waiting) > 1:
             # Each by itself, so that only the one that can't be made fails.
             for one in batch.waiting:
-                self._submit(_Batch(batch.loop, [one]))
+                self._make_all(_Batch([one]))
             return
+        # A loop that has ended waits for nothing.
+        with contextlib.suppress(RuntimeError):
+            batch.waiting[0].loop.call_soon_threadsafe(self._ended, batch)
+
+    def _ended(self, batch: _Batch[_Asked, _Made]) -> None:
         for place, one in enumerate(batch.waiting):
             self.n_in_flight -= 1
             if not one.made.done():
-                if error is not None:
-                    one.made.set_exception(error)
+                if batch.error is not None:
+                    one.made.set_exception(batch.error)
                 else:
-                    one.made.set_result(making.result()[place])
+                    one.made.set_result(batch.made[place])
             one.wake()

@@ -37,7 +37,7 @@ def test_an_index_is_loaded_as_it_was_with_what_has_changed_since(
     index.save(tmp_path / "new" / "saved")
     loaded = VectorIndex.load(tmp_path / "new" / "saved")
     assert (loaded.report, len(loaded)) == (index.report, len(index))
-    assert isinstance(loaded.base.vectors, np.memmap)
+    assert isinstance(loaded.base.vectors.base, np.memmap)
     rng = np.random.default_rng(1)
     for query in rng.normal(size=(20, 8)).astype(np.float32):
         for chosen in ({}, {"deny": np.arange(99)}, {"allow": np.arange(1_000)}):

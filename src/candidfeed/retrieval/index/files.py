@@ -82,7 +82,9 @@ def open_checked(folder: Path) -> IndexParts:
         raise ValueError(f"index of format {numbers['format']!r}, not {_FORMAT}")
     report = IndexReport(**numbers["report"])
     arrays = safetensors.numpy.load_file(folder / ARRAYS)
-    vectors: Floats = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+    mapped = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+    # What is taken of an array of a class of its own is made one of that class, each time.
+    vectors: Floats = mapped.view(np.ndarray)
     if vectors.dtype != np.float32 or vectors.shape != (report.n_items, report.dim):
         raise ValueError(f"vectors are {vectors.dtype} {vectors.shape}")
     base = _base(folder, numbers, arrays, vectors)

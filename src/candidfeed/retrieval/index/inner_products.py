@@ -56,21 +56,23 @@ def inner_products(
     """
     if rows is None:
         return _products(vectors, query)
-    parts = [
-        _products(vectors.take(rows[start : start + _ROWS_AT_ONCE], axis=0), query)
-        for start in range(0, len(rows), _ROWS_AT_ONCE)
-    ]
-    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+    if len(rows) <= _ROWS_AT_ONCE:
+        return _products(vectors.take(rows, axis=0), query)
+    return np.concatenate(
+        [
+            _products(vectors.take(rows[start : start + _ROWS_AT_ONCE], axis=0), query)
+            for start in range(0, len(rows), _ROWS_AT_ONCE)
+        ]
+    )
 
 
 def _products(vectors: Floats, query: Floats) -> Floats:
     if vectors.shape[1] in _PLACE_DEPENDENT_DIMS:
         vectors = np.pad(vectors, ((0, 0), (0, 1)))
         query = np.append(query, np.float32(0))
-    scores = np.empty(len(vectors), np.float32)
-    pointers = (untyped_faiss.swig_ptr(each) for each in (scores, query, vectors))
+    scores, at = np.empty(len(vectors), np.float32), untyped_faiss.swig_ptr
     # `fvec_inner_products_by_idx` would start a team of threads, even for one query.
-    untyped_faiss.fvec_inner_products_ny(*pointers, vectors.shape[1], len(vectors))
+    untyped_faiss.fvec_inner_products_ny(at(scores), at(query), at(vectors), *vectors.shape[::-1])
     return scores
 
 

@@ -215,13 +215,10 @@ class InvertedIndex:
         Fewer where the lists hold fewer that the selector lets in; int64 and float32.
         """
         params = untyped_faiss.SearchParametersIVF(sel=selector, nprobe=len(lists))
-        of_means = near[lists]
+        of_means, at = near[lists], untyped_faiss.swig_ptr
         rows, scores = np.empty(n, np.int64), np.empty(n, np.float32)
-        asked, looked, means, best, found = (
-            untyped_faiss.swig_ptr(each) for each in (unit, lists, of_means, scores, rows)
-        )
         untyped_faiss.IndexIVFPQFastScan.search_preassigned_c(
-            self.lists, 1, asked, n, looked, means, best, found, False, params
+            self.lists, 1, at(unit), n, at(lists), at(of_means), at(scores), at(rows), False, params
         )
         n_found = np.count_nonzero(rows >= 0)
         return rows[:n_found], scores[:n_found]
