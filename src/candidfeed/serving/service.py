@@ -21,8 +21,8 @@ from candidfeed.serving.settings import ServeSettings
 from candidfeed.serving.workers import Workers
 from candidfeed.store.store import Store
 
-# Feeds that a thread makes at once: more would gain little, and each waits for all of them.
-_SIDE_BY_SIDE: Final = 8
+# Feeds that a thread makes at once: more gain little, and each waits for all of them.
+_SIDE_BY_SIDE: Final = 16
 
 
 @dataclass(frozen=True)
