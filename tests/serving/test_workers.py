@@ -1,6 +1,7 @@
 """Threads that make what waits side by side: nothing is lost, and only what is broken fails."""
 
 import asyncio
+import random
 import threading
 from collections.abc import Sequence
 
@@ -65,6 +66,29 @@ def test_of_two_threads_each_takes_its_part() -> None:
     assert asyncio.run(asked_in_turn(workers, kitchen, *"abcdef")) == [*"ABCDEF"]
     assert max(len(some) for some in kitchen.asked) <= 3
     assert sorted("".join(map("".join, kitchen.asked))) == [*"abcdef"]
+    workers.close()
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_nothing_that_comes_as_a_thread_ends_is_left_waiting(n_workers: int) -> None:
+    kitchen = Kitchen()
+    kitchen.gate.set()
+    workers = opened(kitchen, n_workers=n_workers)
+    rng = random.Random(0)
+
+    async def ask(one: int) -> None:
+        for place in range(300):
+            assert await workers.first(f"{one}.{place}x", lambda: "late", after_s=LONG_S)
+            if rng.random() < 0.5:
+                await asyncio.sleep(rng.random() * 1e-4)
+
+    async def ask_all() -> None:
+        await asyncio.gather(*(ask(one) for one in range(4)))
+
+    asyncio.run(ask_all())
+    made = [one for some in kitchen.asked for one in some]
+    assert len(made) == len(set(made)) == 4 * 300
+    assert workers.n_in_flight == 0
     workers.close()
 
 

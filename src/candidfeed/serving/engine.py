@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from candidfeed.errors import StoreError
 from candidfeed.serving.basis import STORE_DOWN, Basis, KnownUser
@@ -106,28 +105,33 @@ class Engine:
 
     def make_late(self, work: Work) -> bytes | None:
         """What can be answered at once; None where somebody else is answering it."""
-        return self._answer(work, self._maker.make_late(work.draft or _draft(work, _basis(work))))
+        return self._answer(work, self._maker.make_late(work.draft or _blank(work)))
 
     def _begun(self, work: Work) -> Draft:
         began = self._clock()
-        draft = work.draft = _draft(work, self._read(work))
+        draft = Draft(self._read(work), work.live, left_s=0.0)
         if draft.basis.is_told:
             draft.degraded.append(STORE_DOWN)
         draft.stages["read"] = self._clock() - began
+        # Whoever waits may go on from here, where it is late.
+        work.draft = draft
         return draft
 
     def _read(self, work: Work) -> Basis:
         """All that is known of whom the feed is for."""
         request = work.request
         if request.user_id is None or request.mode != "personal":
-            return _basis(work)
+            return _blank(work).basis
         try:
             about = self._store.about(request.user_id)
         except StoreError:
-            told = _told_by_client(request, work.now_s)
-            return _basis(work, later=told, seen=frozenset(told.item_ids), is_told=True)
-        return _basis(
-            work,
+            later = _told_by_client(request, work.now_s)
+            seen = frozenset(later.item_ids)
+            return Basis(request, work.request_id, work.now_s, later=later, seen=seen, is_told=True)
+        return Basis(
+            request,
+            work.request_id,
+            work.now_s,
             known=KnownUser(about.fields, about.is_erased),
             later=about.history,
             seen=about.seen,
@@ -176,12 +180,8 @@ class Engine:
         metrics.scores.observe(made.scores)
 
 
-def _draft(work: Work, basis: Basis) -> Draft:
-    return Draft(basis, work.live, left_s=0.0)
-
-
-def _basis(work: Work, **read: Any) -> Basis:
-    return Basis(work.request, work.request_id, work.now_s, **read)
+def _blank(work: Work) -> Draft:
+    return Draft(Basis(work.request, work.request_id, work.now_s), work.live, left_s=0.0)
 
 
 def _told_by_client(request: FeedRequest, now_s: float) -> History:

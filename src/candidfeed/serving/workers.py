@@ -110,7 +110,8 @@ class Workers(Generic[_Asked, _Made]):
         with self._lock:
             self._waiting.append(one)
             is_one_free = self._n_at_it < self._n_workers
-            self._n_at_it += is_one_free
+            if is_one_free:
+                self._n_at_it += 1
         if is_one_free:
             self._pool.submit(self._run)
         timer = loop.call_later(after_s, one.wake)
@@ -135,7 +136,8 @@ class Workers(Generic[_Asked, _Made]):
         """What this thread makes next; nothing where it ends."""
         with self._lock:
             n = min(self._most, ceil(len(self._waiting) / self._n_workers))
-            self._n_at_it -= not n
+            if not n:
+                self._n_at_it -= 1
             return [self._waiting.popleft() for _ in range(n)]
 
     def _make_all(self, batch: _Batch[_Asked, _Made]) -> None:
