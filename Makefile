@@ -22,8 +22,10 @@ demo: $(VENV)/core.stamp ## Train on MovieLens-100K, show the report and a list 
 	$(BIN)/candidfeed build ml-100k -o $(DEMO)
 	$(BIN)/candidfeed recommend $(DEMO) --user 42
 
+# Both runs compile much the same: the second finds what the first has compiled.
 test: $(VENV)/dev.stamp ## Run all tests
-	$(BIN)/pytest -n 2 --dist worksteal --ignore=tests/serving
+	@set -e; compiled=$$(mktemp -d); trap 'rm -rf "$$compiled"' EXIT; export JAX_COMPILATION_CACHE_DIR="$$compiled"; set -x; \
+	$(BIN)/pytest -n 2 --dist worksteal --ignore=tests/serving; \
 	$(BIN)/pytest tests/serving
 
 check: $(VENV)/dev.stamp ## Format, lint, types and import contracts, in under a minute
