@@ -110,12 +110,15 @@ class Served:
             time.sleep(0.05)
 
 
-def start(release: Path, *, store: Path | str, more: Sequence[str] = ()) -> Served:
+def start(
+    release: Path, *, store: Path | str, more: Sequence[str] = (), source: Path | None = None
+) -> Served:
     """A service on any free port; the caller ends its process.
 
     Args:
         store: a file, or the URL of a database.
         more: options of `candidfeed serve`.
+        source: a checkout whose code it runs; None: what is installed.
 
     Raises:
         RuntimeError: it ends, or is not ready in time; then it is killed.
@@ -131,9 +134,11 @@ def start(release: Path, *, store: Path | str, more: Sequence[str] = ()) -> Serv
         "100000",
         *more,
     )
+    paths = {} if source is None else {"PYTHONPATH": str(source / "src")}
     process = subprocess.Popen(
-        [*COMMAND, "serve", str(release), *options], stdout=subprocess.PIPE, text=True
-    )
+        [*COMMAND, "serve", str(release), *options],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, **paths},
+    )  # fmt: skip
     assert process.stdout is not None
     # The line comes once the service can be asked; a service that ends closes the pipe.
     said = _ADDRESS.search(process.stdout.readline())
@@ -165,9 +170,11 @@ def _is_ready(served: Served) -> bool:
 
 
 @contextmanager
-def serving(release: Path, *, store: Path | str, more: Sequence[str] = ()) -> Iterator[Served]:
+def serving(
+    release: Path, *, store: Path | str, more: Sequence[str] = (), source: Path | None = None
+) -> Iterator[Served]:
     """A service while it is needed; then it is asked to end."""
-    served = start(release, store=store, more=more)
+    served = start(release, store=store, more=more, source=source)
     try:
         yield served
     finally:

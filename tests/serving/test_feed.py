@@ -20,7 +20,7 @@ from candidfeed.data.features import Bag
 from candidfeed.data.vocabulary import UNKNOWN
 from candidfeed.feed.exported import ExportedFunction
 from candidfeed.feed.newcomers import Newcomer
-from candidfeed.feed.pipeline import Ask, recommend
+from candidfeed.feed.pipeline import LATEST, Ask, in_retrieval_order, recommend, retrieve
 from candidfeed.feed.scoring import user_vector
 from candidfeed.feed.served import Past, Person, Served
 from candidfeed.release.bundle import read_release
@@ -134,9 +134,40 @@ def test_an_allow_list_is_asked_for_what_came_last_of_it(tiny_served: Served) ->
     born_s[7] = np.nan
     served.remember({"born_s": born_s})
     allowed = np.array([2, 7, 5, 5, 30, 1], np.int32)
-    assert served.latest(3, allowed).tolist() == [30, 5, 2]
-    assert served.latest(9, allowed).tolist() == [30, 5, 2, 1]
-    assert served.latest(2).tolist() == [TINY_ITEMS - 1, TINY_ITEMS - 2]
+    now_s = float(TINY_ITEMS)
+    assert served.latest(3, now_s, allowed).tolist() == [30, 5, 2]
+    assert served.latest(9, now_s, allowed).tolist() == [30, 5, 2, 1]
+    assert served.latest(2, now_s).tolist() == [TINY_ITEMS - 1, TINY_ITEMS - 2]
+
+
+def test_what_is_still_to_come_stands_behind_what_came(tiny_served: Served) -> None:
+    served, born_s = replace(tiny_served), np.arange(float(TINY_ITEMS)) - 3e9
+    born_s[[4, 8, 6]] = [4e9, 2e9, 3e9]
+    served.remember({"born_s": born_s})
+    came = [row for row in range(TINY_ITEMS)[::-1] if row not in (4, 6, 8)]
+    for now_s, expected in ((0.0, [*came, 8, 6, 4]), (np.nan, [4, 6, 8, *came])):
+        assert served.latest(TINY_ITEMS, now_s).tolist() == expected
+        assert served.latest(TINY_ITEMS, now_s, np.arange(TINY_ITEMS)).tolist() == expected
+        assert served.latest(3, now_s).tolist() == expected[:3]
+    assert served.latest(TINY_ITEMS, 2.5e9).tolist() == [8, *came, 6, 4]
+    some = np.array([4, 5, 6, 8], np.int32)
+    ask = Ask(k=4, now_s=2.5e9, allowed=some, everybodys=LATEST)
+    retrieved = retrieve(served, served.anonymous, ask)
+    slots = in_retrieval_order(served, served.anonymous, retrieved, ask).slots
+    assert [slot.item_id for slot in slots] == served.ids_of(some[[3, 1, 2, 0]])
+    assert [slot.reason.split()[0] for slot in slots] == ["new:", "new:", "to", "to"]
+
+
+def test_what_is_to_come_at_the_time_that_is_asked_for_stands_last(start: Start) -> None:
+    one = start()
+    assert one.client.put("/v1/items/new", json={"fields": {"title": "New"}}).status_code == 200
+    asked = {"mode": "latest", "allow": [item_id(3), "new", item_id(5)]}
+    now = one.feed("a stranger", **asked)["slots"]
+    assert (now[0]["item_id"], now[0]["reason"][:11]) == ("new", "new: since ")
+    before = one.feed("a stranger", **asked, **asked_at())["slots"]
+    assert (before[-1]["item_id"], before[-1]["reason"][:11]) == ("new", "to come on ")
+    assert [slot["item_id"] for slot in before[:2]] == [slot["item_id"] for slot in now[1:]]
+    assert one.feed("a stranger", mode="latest", **asked_at())["slots"][0]["item_id"] != "new"
 
 
 def test_debug_tells_how_many_came_and_went(shared: Running) -> None:

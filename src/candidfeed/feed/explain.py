@@ -33,10 +33,15 @@ def popular_reasons(served: Served, rows: Rows) -> list[str]:
     return [f"popular: {n:,} {'person' if n == 1 else 'people'} {did}" for n in counts]
 
 
-def latest_reasons(served: Served, rows: Rows) -> list[str]:
-    """The day on which each item came."""
-    days = np.datetime_as_string(served.born_of(rows).astype("datetime64[s]"), unit="D")
-    return [f"new: since {day}" for day in days.tolist()]
+def latest_reasons(served: Served, rows: Rows, now_s: float) -> list[str]:
+    """The day on which each item came, or will."""
+    born_s = served.born_of(rows)
+    days = np.datetime_as_string(born_s.astype("datetime64[s]"), unit="D")
+    are_to_come = born_s > now_s
+    return [
+        f"to come on {day}" if is_to_come else f"new: since {day}"
+        for day, is_to_come in zip(days.tolist(), are_to_come.tolist(), strict=True)
+    ]
 
 
 def explore_reason(n_pool: int) -> str:

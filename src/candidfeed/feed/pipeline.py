@@ -197,7 +197,7 @@ def rank_in_steps(served: Served, person: Person, retrieved: Retrieved, ask: Ask
     said = _said(served, heads, selected.picked, ask)
     return Slate(
         person=person,
-        slots=_slots(served, person, candidates, selected, values, said),
+        slots=_slots(served, person, candidates, selected, values, said, ask),
         retrieved=retrieved,
         selected=selected,
         n_non_finite=int((~np.isfinite(values)).sum()),
@@ -211,7 +211,8 @@ def in_retrieval_order(served: Served, person: Person, retrieved: Retrieved, ask
     candidates = retrieved.candidates
     values = first_values(served, person, candidates, ask)
     selected = selected_of(served, person, candidates, values, ask)
-    slots = _slots(served, person, candidates, selected, values, Said.nothing(len(selected.picked)))
+    nothing = Said.nothing(len(selected.picked))
+    slots = _slots(served, person, candidates, selected, values, nothing, ask)
     return Slate(person, slots, retrieved, selected, int((~np.isfinite(values)).sum()), {})
 
 
@@ -222,7 +223,7 @@ def first_values(
     if len(person.past):
         return candidates.tower
     if ask.everybodys == LATEST:
-        return served.born_of(candidates.rows)
+        return served.came_s(candidates.rows, ask.now_s)
     return served.n_people_of(candidates.rows).astype(np.float64)
 
 
@@ -231,8 +232,9 @@ def propose(served: Served, view: View | None, ask: Ask, more: More) -> tuple[Pr
     n_wanted, allowed = served.settings.n_candidates, ask.allowed
     n = n_wanted + more.by_lists
     if view is None:
-        everybodys = served.popular if ask.everybodys == POPULAR else served.latest
-        return (Proposed(ask.everybodys, everybodys(n, allowed)),)
+        is_popular = ask.everybodys == POPULAR
+        rows = served.popular(n, allowed) if is_popular else served.latest(n, ask.now_s, allowed)
+        return (Proposed(ask.everybodys, rows),)
 
     def of_tower() -> Proposed:
         found = served.index.search(view.vector, n_wanted + more.by_index, allow=allowed)
@@ -373,13 +375,14 @@ def _slots(
     selected: Selected,
     values: NDArray[np.floating],
     said: Said,
+    ask: Ask,
 ) -> tuple[Slot, ...]:
     chosen = candidates.take(selected.picked)
     rows, sources = chosen.rows, chosen.sources
     if len(person.past):
         reasons = history_reasons(served, person, rows)
     elif LATEST in chosen.names:
-        reasons = latest_reasons(served, rows)
+        reasons = latest_reasons(served, rows, ask.now_s)
     else:
         reasons = popular_reasons(served, rows)
     for place in np.flatnonzero(selected.is_drawn).tolist():

@@ -3,6 +3,7 @@
 `release/export.py` makes it from trained models, `release/bundle.py` writes and reads it.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,6 +33,8 @@ _DERIVED = ("n_people", "by_popularity", "born_s", "by_age", "lacks_features")
 # A share of likes is drawn to that of all items as if by so many more ratings.
 _SHRINK_RATINGS = 5.0
 _ITEMS_AT_ONCE = 65_536
+# Longer than from any time that a table can hold to any other.
+_BEHIND_S = 1e12
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
@@ -316,14 +319,33 @@ class Served:
         rows = np.unique(allowed)
         return rows[np.argsort(-self.n_people_of(rows), kind="stable")[:n]]
 
-    def latest(self, n: int, allowed: Rows | None = None) -> Rows:
-        """The n items that came last and whose time is known, newcomers too."""
+    def latest(self, n: int, now_s: float, allowed: Rows | None = None) -> Rows:
+        """The n items that came last and whose time is known, newcomers too.
+
+        Args:
+            now_s: see `came_s`.
+        """
         if allowed is None:
-            rows = np.concatenate([self.newcomers.rows, self.by_age[:n]])
+            n_to_come = bisect_left(self.by_age, -now_s, key=lambda row: -self.born_s[row])
+            soonest = self.by_age[max(0, n_to_come - n) : n_to_come]
+            came = self.by_age[n_to_come : n_to_come + n]
+            rows = np.concatenate([self.newcomers.rows, came, soonest])
         else:
             rows = np.unique(allowed)
             rows = rows[~np.isnan(self.born_of(rows))]
-        return rows[np.argsort(-self.born_of(rows), kind="stable")[:n]]
+        return rows[np.argsort(-self.came_s(rows, now_s), kind="stable")[:n]]
+
+    def came_s(self, rows: Rows, now_s: float) -> NDArray[np.float64]:
+        """What `latest` is ordered by: `born_s` of these items, float64 [n].
+
+        What is still to come stands behind all others, the soonest first: a wrong date must not
+        lead the list for years.
+
+        Args:
+            now_s: seconds since 1970; NaN: nothing is to come.
+        """
+        born_s = self.born_of(rows)
+        return np.where(born_s > now_s, now_s - born_s - _BEHIND_S, born_s)
 
     def born_of(self, rows: Rows) -> NDArray[np.float64]:
         """`born_s` of these items, float64 [n]."""
