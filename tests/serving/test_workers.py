@@ -137,6 +137,31 @@ def test_where_the_thread_was_first_after_all_its_answer_is_taken() -> None:
     workers.close()
 
 
+def test_where_each_takes_long_less_may_wait() -> None:
+    kitchen = Kitchen()
+    workers = Workers(kitchen.make, n_workers=1, n_waiting=8, most=3, patience_s=1e-6)
+    full: list[bool] = []
+
+    async def ask() -> None:
+        asking = []
+        for one in "abcde":
+            full.append(workers.is_full)
+            asking.append(asyncio.ensure_future(workers.first(one, lambda: None, after_s=LONG_S)))
+            await asyncio.sleep(0)
+        kitchen.gate.set()
+        await asyncio.gather(*asking)
+
+    asyncio.run(ask())
+    # How long each takes is not known before the first is made.
+    assert full == [False] * 5
+    full.clear()
+    kitchen.gate.clear()
+    asyncio.run(ask())
+    assert full == [False] * 3 + [True] * 2
+    assert not workers.is_full
+    workers.close()
+
+
 def test_more_than_may_wait_is_full() -> None:
     kitchen = Kitchen()
     workers = opened(kitchen)

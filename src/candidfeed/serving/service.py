@@ -23,6 +23,8 @@ from candidfeed.store.store import Store
 
 # Feeds that a thread makes at once: more gain little, and each waits for all of them.
 _SIDE_BY_SIDE: Final = 16
+# Share of the deadline that a feed may wait for others: what would come too late is refused.
+_PATIENCE: Final = 0.6
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Service:
                 n_workers=settings.n_workers + settings.n_processes - 1,
                 n_waiting=settings.n_waiting,
                 most=_SIDE_BY_SIDE,
+                patience_s=_PATIENCE * settings.deadline_ms / 1e3,
             ),
             metrics=metrics,
             journal=journal,

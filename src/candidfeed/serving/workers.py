@@ -3,16 +3,19 @@
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 _Asked = TypeVar("_Asked")
 _Made = TypeVar("_Made")
+# How much the latest one counts in the time that each takes.
+_RECENT: Final = 0.02
 
 
 @dataclass(eq=False)
@@ -69,6 +72,8 @@ class Workers(Generic[_Asked, _Made]):
 
     Args:
         make: on a thread; what it gives of each, in order. None: it could not be made in time.
+        n_waiting: how many may wait; where each takes long only as many, beside those that threads
+            make at once, as are made within `patience_s`.
         most: that a thread makes at once.
 
     Attributes:
@@ -82,9 +87,11 @@ class Workers(Generic[_Asked, _Made]):
         n_workers: int,
         n_waiting: int,
         most: int,
+        patience_s: float = inf,
     ) -> None:
         self._make, self._n_workers, self._most = make, n_workers, most
         self._most_in_flight = n_workers + n_waiting
+        self._patience_s, self._each_s = patience_s, 0.0
         self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix="feed")
         self._waiting: deque[_Waiting[_Asked, _Made]] = deque()
         # Threads that are at it; each ends under the lock, and only where nothing waits.
@@ -94,7 +101,10 @@ class Workers(Generic[_Asked, _Made]):
 
     @property
     def is_full(self) -> bool:
-        return self.n_in_flight >= self._most_in_flight
+        if self.n_in_flight >= self._most_in_flight:
+            return True
+        wait_s = self.n_in_flight * self._each_s / self._n_workers
+        return wait_s > self._patience_s and self.n_in_flight >= self._n_workers * self._most
 
     async def first(
         self, asked: _Asked, late: Callable[[], _Made | None], *, after_s: float
@@ -141,9 +151,12 @@ class Workers(Generic[_Asked, _Made]):
             return [self._waiting.popleft() for _ in range(n)]
 
     def _make_all(self, batch: _Batch[_Asked, _Made]) -> None:
+        began, n = time.perf_counter(), len(batch.waiting)
         with batch:
             batch.made = self._make([one.asked for one in batch.waiting])
-        if batch.error is not None and len(batch.waiting) > 1:
+        # Several threads may do so: it is but an estimate.
+        self._each_s += _RECENT * n * ((time.perf_counter() - began) / n - self._each_s)
+        if batch.error is not None and n > 1:
             # Each by itself, so that only the one that can't be made fails.
             for one in batch.waiting:
                 self._make_all(_Batch([one]))
