@@ -323,7 +323,8 @@ def test_someone_without_a_past_gets_what_most_people_touched(
 
 
 def test_the_latest_list_is_by_the_day_an_item_came(tiny_served: Served) -> None:
-    ask = Ask(k=10, now_s=1.7e9, everybodys=LATEST)
+    # After all of them.
+    ask = Ask(k=10, now_s=1.8e9, everybodys=LATEST)
     nobody = tiny_served.anonymous
     slate = in_retrieval_order(tiny_served, nobody, retrieve(tiny_served, nobody, ask), ask)
     born = [tiny_served.born_s[row_of(tiny_served, slot.item_id)] for slot in slate.slots]
