@@ -72,9 +72,10 @@ class Workers(Generic[_Asked, _Made]):
 
     Args:
         make: on a thread; what it gives of each, in order. None: it could not be made in time.
-        n_waiting: how many may wait; where each takes long only as many, beside those that threads
-            make at once, as are made within `patience_s`.
+        n_waiting: how many may wait.
         most: that a thread makes at once.
+        patience_s: as many as are made within it; where each takes long no more than these may be
+            in flight, nor fewer than the threads make at once.
 
     Attributes:
         n_in_flight: what waits or is made.
@@ -135,7 +136,7 @@ class Workers(Generic[_Asked, _Made]):
         return made
 
     def close(self) -> None:
-        """Ends with what waits."""
+        """What waits is still made; nothing more is taken."""
         self._pool.shutdown(wait=True)
 
     def _run(self) -> None:
