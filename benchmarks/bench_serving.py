@@ -113,6 +113,7 @@ def feeds(asked: Asked) -> dict[str, Any]:
         **figures,
         "at_peak": told(peak["run"]),
         "overload": told(peak["overload"]),
+        "at_peak_after": told(peak["run_after"]),
         "overload_goodput_share": peak["goodput_share"],
         "half_load": told(at_half),
         "half_load_stages_ms": stage_ms(before, after),

@@ -1,7 +1,7 @@
 """Two commits of the feed service, asked in turns.
 
     python benchmarks/compare_commits.py OTHER --release RELEASES_DIR --data WORLD
-        [--rates 150 300] [--rounds 6] [--seconds 6]
+        [--rates 150 300] [--events-share 0] [--rounds 6] [--seconds 6]
 
 How fast a machine is changes by half within minutes, which decides more than most changes do: so
 both services run side by side, the working tree's and that of OTHER (anything that git takes for a
@@ -29,18 +29,19 @@ MEASURES = ("p50_ms", "p99_ms", "good_per_s", "processor_ms")
 
 
 def asked(
-    served: Served, figures: Path, world: Path, rate: float, seconds: float, seed: int
+    served: Served, figures: Path, rate: float, seed: int, chosen: argparse.Namespace
 ) -> tuple[float, ...]:
     """The measures of one load, in their order."""
     before_s = served.processor_s()
     candidfeed(
-        "load", served.url, "--data", world, "--limit", LIMIT, "--rate", rate,
-        "--seconds", seconds, "--warm-up", WARM_UP_S, "--events-share", 0, "--seed", seed,
+        "load", served.url, "--data", chosen.data, "--limit", LIMIT, "--rate", rate,
+        "--seconds", chosen.seconds, "--warm-up", WARM_UP_S,
+        "--events-share", chosen.events_share, "--seed", seed,
         "--json", figures, may_end_in=(0, 1),
     )  # fmt: skip
     taken_s = served.processor_s() - before_s
     run = json.loads(figures.read_text())["run"]["feed"]
-    n_with_warm_up = run["n"] * (1 + WARM_UP_S / seconds)
+    n_with_warm_up = run["n"] * (1 + WARM_UP_S / chosen.seconds)
     latency = run["latency_ms"]
     return latency["p50"], latency["p99"], run["good_per_s"], 1e3 * taken_s / n_with_warm_up
 
@@ -59,6 +60,9 @@ def main() -> None:
     parser.add_argument("--release", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="the release's world")
     parser.add_argument("--rates", type=float, nargs="+", default=[150.0, 300.0])
+    parser.add_argument(
+        "--events-share", type=float, default=0.0, help="share of the requests that are events"
+    )
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=6.0)
     chosen = parser.parse_args()
@@ -83,10 +87,7 @@ def main() -> None:
             # The first round is to warm up.
             for turn in range(chosen.rounds + 1):
                 for which in (0, 1) if turn % 2 else (1, 0):
-                    load = asked(
-                        services[which], folder / "load.json", chosen.data, rate,
-                        chosen.seconds, turn,
-                    )  # fmt: skip
+                    load = asked(services[which], folder / "load.json", rate, turn, chosen)
                     if turn:
                         measured[which].append(load)
             columns = [list(zip(*one, strict=True)) for one in measured]
@@ -105,6 +106,7 @@ def main() -> None:
         "machine": machine(),
         "loop_ms": [loop_before_ms, loop_ms()],
         "python": platform.python_version(),
+        "events_share": chosen.events_share,
         "rounds": chosen.rounds,
         "seconds": chosen.seconds,
         "rates": told,

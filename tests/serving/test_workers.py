@@ -137,27 +137,26 @@ def test_where_the_thread_was_first_after_all_its_answer_is_taken() -> None:
     workers.close()
 
 
+async def are_full(workers: Workers[str, str], kitchen: Kitchen, names: str) -> list[bool]:
+    """Whether they are full before each comes and after the last, while nothing is made."""
+    found, asking = [workers.is_full], []
+    for one in names:
+        asking.append(asyncio.ensure_future(workers.first(one, lambda: None, after_s=LONG_S)))
+        await asyncio.sleep(0)
+        found.append(workers.is_full)
+    kitchen.gate.set()
+    await asyncio.gather(*asking)
+    return found
+
+
 def test_where_each_takes_long_less_may_wait() -> None:
     kitchen = Kitchen()
     workers = Workers(kitchen.make, n_workers=1, n_waiting=8, most=3, patience_s=1e-6)
-    full: list[bool] = []
-
-    async def ask() -> None:
-        asking = []
-        for one in "abcde":
-            full.append(workers.is_full)
-            asking.append(asyncio.ensure_future(workers.first(one, lambda: None, after_s=LONG_S)))
-            await asyncio.sleep(0)
-        kitchen.gate.set()
-        await asyncio.gather(*asking)
-
-    asyncio.run(ask())
+    full = asyncio.run(are_full(workers, kitchen, "abcde"))
     # How long each takes is not known before the first is made.
-    assert full == [False] * 5
-    full.clear()
+    assert full == [False] * 6
     kitchen.gate.clear()
-    asyncio.run(ask())
-    assert full == [False] * 3 + [True] * 2
+    assert asyncio.run(are_full(workers, kitchen, "abcde")) == [False] * 3 + [True] * 3
     assert not workers.is_full
     workers.close()
 
@@ -165,18 +164,5 @@ def test_where_each_takes_long_less_may_wait() -> None:
 def test_more_than_may_wait_is_full() -> None:
     kitchen = Kitchen()
     workers = opened(kitchen)
-    full: list[bool] = []
-
-    async def ask() -> None:
-        asking = []
-        for one in "abcdefghi":
-            full.append(workers.is_full)
-            asking.append(asyncio.ensure_future(workers.first(one, lambda: None, after_s=LONG_S)))
-            await asyncio.sleep(0)
-        full.append(workers.is_full)
-        kitchen.gate.set()
-        await asyncio.gather(*asking)
-
-    asyncio.run(ask())
-    assert full == [False] * 9 + [True]
+    assert asyncio.run(are_full(workers, kitchen, "abcdefghi")) == [False] * 9 + [True]
     workers.close()

@@ -85,6 +85,19 @@ def test_several_writers_share_a_store(database_url: str, opened: Opener, n_writ
     assert len(stores[1].history("ann")) == 0
 
 
+def test_what_others_write_between_is_taken_in(database_url: str, opened: Opener) -> None:
+    stores = [opened(database_url) for _ in range(2)]
+    for store in stores:
+        assert len(store.history("ann")) == 0
+    for n, store in enumerate(stores * 3):
+        store.append_events([event(f"{n}"), event(f"{n} too")])
+        if n % 2:
+            stores[0].refresh()
+            assert len(stores[0].history("ann")) == 2 * (n + 1)
+    stores[1].refresh()
+    assert len(stores[1].history("ann")) == 12
+
+
 @pytest.mark.parametrize("setting", ["synchronous_commit", "fsync"])
 def test_a_server_that_may_lose_what_it_commits_is_refused(
     database_url: str, server: Any, opened: Opener, setting: str

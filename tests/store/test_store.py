@@ -13,6 +13,7 @@ from candidfeed.errors import DataError, StoreError
 from candidfeed.store.history import History
 from candidfeed.store.records import ApiKey, Event, SlateRecord
 from candidfeed.store.store import LARGEST_BATCH, Store, open_store
+from candidfeed.store.tables import Reading
 
 Opener = Callable[..., Store]
 EMPTY = History((), (), (), ())
@@ -434,6 +435,34 @@ def test_a_second_process_reads_along_and_takes_in_what_is_new(where: str, opene
     ):
         with pytest.raises(StoreError, match="reading only"):
             write()
+
+
+def test_what_this_process_wrote_is_not_read_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    found, here = Reading.events_after, threading.get_ident()
+
+    def events_after(reading: Reading, cursor: int, limit: int) -> list[tuple[int, Event]]:
+        page = found(reading, cursor, limit)
+        # Services of other tests look into their stores meanwhile, on threads of their own.
+        if threading.get_ident() == here:
+            asked.append(len(page))
+        return page
+
+    monkeypatch.setattr(Reading, "events_after", events_after)
+    for n in range(3):
+        # The second of each two is a duplicate, which may leave a gap.
+        store.append_events([event(f"{n}"), event(f"{n}"), event(f"bob's {n}", "bob")])
+    store.delete_user("bob", 1.0)
+    store.refresh()
+    assert asked == [0]
+    assert len(store.history("ann")) == 3
+    store.append_events([event("later")])
+    store.refresh()
+    store.refresh()
+    assert asked == [0, 0, 0]
+    assert len(store.history("ann")) == 4
 
 
 def test_a_closed_store_says_so(store: Store) -> None:

@@ -83,7 +83,11 @@ def load(
     ] = False,
     overload: Annotated[
         float | None,
-        typer.Option(min=1, max=20, help="Then ask so many times the peak (with --find-peak)."),
+        typer.Option(
+            min=1,
+            max=20,
+            help="Then ask so many times the peak, and the peak again (with --find-peak).",
+        ),
     ] = None,
     connections: Annotated[
         int, typer.Option(min=1, max=500, help="The most connections at once.")

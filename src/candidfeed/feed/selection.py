@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candidfeed.feed.served import Floats, Rows
-from candidfeed.retrieval.index.inner_products import has_repeats, inner_products
+from candidfeed.retrieval.index.inner_products import best_first, inner_products
 
 DIVERSITY = "diversity"
 EXPLORE = "explore"
@@ -80,10 +80,7 @@ def by_value(values: NDArray[np.floating], rows: Rows) -> NDArray[np.int64]:
     """Places by descending value; equal ones by lower row, those that are not finite last."""
     finite = np.isfinite(values)
     if finite.all():
-        order = np.argsort(-values)
-        # Rarely are two equal: only then the rows decide.
-        if not has_repeats(values[order]):
-            return order
+        return best_first(values, rows)
     return np.lexsort((rows, -np.where(finite, values, 0.0), ~finite))
 
 

@@ -5,7 +5,9 @@ processor's caches; of several feeds side by side the first one fetches for all 
 Each feed is computed as if it were alone, to the last bit.
 """
 
-from collections.abc import Callable, Generator, MutableMapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, MutableMapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeAlias, TypeVar
 
 _Made = TypeVar("_Made")
@@ -23,19 +25,73 @@ def alone(steps: Steps[_Made]) -> _Made:
             return end.value
 
 
-def side_by_side(many: Sequence[Steps[_Made]]) -> list[_Made]:
+class Helper:
+    """A second thread, for stages that hold Python's lock for a small part of their time.
+
+    Two threads that make whole feeds would wait for that lock most of the time (docs/log.md).
+
+    Attributes:
+        stages: by name.
+    """
+
+    def __init__(self, stages: Set[str]) -> None:
+        self.stages = stages
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="helper")
+
+    def share(self, work: Callable[[int], None], places: Iterable[int]) -> None:
+        """Each place once, by this thread or the other, whichever is free; until all is done.
+
+        What is raised on either is raised here, once neither is at it.
+        """
+        left = deque(places)
+
+        def some() -> None:
+            while True:
+                try:
+                    place = left.popleft()
+                except IndexError:
+                    return
+                work(place)
+
+        other = self._pool.submit(some)
+        try:
+            some()
+        finally:
+            # Where it has not begun, nothing is left for it.
+            has_begun = not other.cancel()
+            if has_begun:
+                wait([other])
+        if has_begun:
+            other.result()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._pool.shutdown()
+
+
+def side_by_side(many: Sequence[Steps[_Made]], helper: Helper | None = None) -> list[_Made]:
     """A step of each in turn, until all have ended; in the order in which they came.
 
     What one of them raises, this raises; the others are not made then.
+
+    Args:
+        helper: takes its part of the stages that are its own, where all are at one of them.
     """
     made: dict[int, _Made] = {}
-    while len(made) < len(many):
-        for place, steps in enumerate(many):
-            if place not in made:
-                try:
-                    next(steps)
-                except StopIteration as end:
-                    made[place] = end.value
+    stages = [""] * len(many)
+
+    def step(place: int) -> None:
+        try:
+            stages[place] = next(many[place])
+        except StopIteration as end:
+            made[place] = end.value
+
+    while left := [place for place in range(len(many)) if place not in made]:
+        if helper and len(left) > 1 and {stages[place] for place in left} <= helper.stages:
+            helper.share(step, left)
+        else:
+            for place in left:
+                step(place)
     return [made[place] for place in range(len(many))]
 
 

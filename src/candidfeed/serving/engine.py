@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from candidfeed.errors import StoreError
+from candidfeed.feed.steps import Helper
 from candidfeed.serving.basis import STORE_DOWN, Basis, KnownUser
 from candidfeed.serving.live import LiveRelease
 from candidfeed.serving.makers import Makers
@@ -64,6 +65,7 @@ class Engine:
 
     Args:
         makers: other processes that make feeds too.
+        helper: of the threads that make them here.
         clock: seconds that never go back.
     """
 
@@ -74,11 +76,14 @@ class Engine:
         metrics: Metrics,
         settings: ServeSettings,
         *,
+        helper: Helper | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._store, self._makers, self._metrics = store, makers, metrics
         self._settings, self._clock = settings, clock
-        self._maker = FeedMaker(settings.policy, sample_share=settings.sample_features, clock=clock)
+        self._maker = FeedMaker(
+            settings.policy, sample_share=settings.sample_features, helper=helper, clock=clock
+        )
 
     def work(self, request: FeedRequest, live: LiveRelease, *, now_s: float) -> Work:
         began = self._clock()

@@ -219,6 +219,8 @@ class LiveRelease:
             ask = Ask(k=10, now_s=0.0, rules=self.rules(0.0), policy=policy)
             recommend(served, person, ask)
         retrieve(served, served.anonymous, Ask(k=10, now_s=0.0, everybodys=LATEST))
+        # Whoever names items: a list of what is denied, a sample that is kept.
+        self.rows_of([str(served.item_ids.id_of(0))])
 
 
 _NOTHING = Past(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0))

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from candidfeed.feed.pipeline import (
     LATEST,
     POPULAR,
+    SEARCH,
     Ask,
     in_retrieval_order,
     rank_in_steps,
@@ -22,7 +23,7 @@ from candidfeed.feed.pipeline import (
 from candidfeed.feed.policy import Policy
 from candidfeed.feed.served import Person
 from candidfeed.feed.slate import Retrieved, Slate
-from candidfeed.feed.steps import Steps, alone, clocked, side_by_side
+from candidfeed.feed.steps import Helper, Steps, alone, clocked, side_by_side
 from candidfeed.serving.basis import (
     RANKER_LATE,
     RETRIEVAL_LATE,
@@ -39,6 +40,8 @@ from candidfeed.serving.wire import FeedRequest, encoded
 # Stages, by the names under which their time is told.
 PERSON: Final = "person"
 ANSWER: Final = "answer"
+# Those that are spent outside of Python for the most part.
+HELPED: Final = frozenset({SEARCH})
 # How much the latest request counts in the time that ranking takes.
 _RECENT: Final = 0.05
 
@@ -99,6 +102,7 @@ class FeedMaker:
 
     Args:
         sample_share: share of the feeds of which all is kept that they were made from.
+        helper: of `HELPED`.
         clock: seconds that never go back.
     """
 
@@ -107,9 +111,11 @@ class FeedMaker:
         policy: Policy,
         *,
         sample_share: float,
+        helper: Helper | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._policy, self._sample_share, self._clock = policy, sample_share, clock
+        self._helper = helper
         self._policy_json = policy.to_json()
         self._ranking_s = 0.0
         # Of each release that is still served, that of the version that was sampled last.
@@ -118,7 +124,8 @@ class FeedMaker:
     def make(self, drafts: Sequence[Draft]) -> list[Made]:
         """The whole feeds, side by side; without stage two where that would come too late."""
         return side_by_side(
-            [clocked(self._in_steps(one), one.stages, self._clock) for one in drafts]
+            [clocked(self._in_steps(one), one.stages, self._clock) for one in drafts],
+            self._helper,
         )
 
     def _in_steps(self, draft: Draft) -> Steps[Made]:

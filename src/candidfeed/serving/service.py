@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from candidfeed.feed.steps import Helper
 from candidfeed.release.functions import Ahead
 from candidfeed.release.storage import in_force_since
 from candidfeed.serving.engine import Engine, Work
@@ -14,6 +15,7 @@ from candidfeed.serving.journal import Journal
 from candidfeed.serving.keys import FIRST_KEY, SCOPES, KeyRing
 from candidfeed.serving.limits import Buckets
 from candidfeed.serving.makers import Makers
+from candidfeed.serving.making import HELPED
 from candidfeed.serving.metrics import Metrics
 from candidfeed.serving.releases import Releases
 from candidfeed.serving.retraining import Retraining
@@ -34,6 +36,7 @@ class Service:
     Attributes:
         folder: of the releases.
         keys: None where nobody is asked for a key.
+        helper: of the thread that makes feeds; None where there are others anyway.
     """
 
     folder: Path
@@ -42,6 +45,7 @@ class Service:
     keys: KeyRing | None
     makers: Makers
     releases: Releases
+    helper: Helper | None
     engine: Engine
     workers: Workers[Work, bytes]
     metrics: Metrics
@@ -70,7 +74,9 @@ class Service:
             n_others=settings.n_processes - 1,
             n_own=settings.n_workers,
         )
-        engine = Engine(store, makers, metrics, settings)
+        is_single = settings.n_workers == settings.n_processes == 1
+        helper = Helper(HELPED) if is_single else None
+        engine = Engine(store, makers, metrics, settings, helper=helper)
         return Service(
             folder=folder,
             settings=settings,
@@ -78,6 +84,7 @@ class Service:
             keys=KeyRing(store) if with_keys else None,
             makers=makers,
             releases=Releases(folder, store, metrics, journal, settings.policy, makers),
+            helper=helper,
             engine=engine,
             # Those of other processes are waited for on threads of this one.
             workers=Workers(
@@ -133,6 +140,8 @@ class Service:
             one.close()
         self.releases.close()
         self.workers.close()
+        if self.helper is not None:
+            self.helper.close()
         self.makers.close()
         self.store.close()
 

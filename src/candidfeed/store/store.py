@@ -4,6 +4,7 @@ The same class over SQLite and PostgreSQL; `open_store` takes either.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from candidfeed.store.tables import Reading, Writing
 
 # Of one call: more at once would keep all others waiting.
 LARGEST_BATCH: Final = 10_000
+# Groups of events of this process that are remembered as its own until the next `refresh`.
+_MOST_OWN: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,8 @@ class Store:
             n_bytes=settings.n_cached_bytes,
         )
         self._followed = self._reading.last_cursors()
+        # Groups of events that this process wrote: the last cursor, and how many.
+        self._own = deque[tuple[int, int]](maxlen=_MOST_OWN)
         self._is_closed = False
         self._commits: GroupCommit | None = None
         if not read_only:
@@ -96,7 +101,7 @@ class Store:
                 n_waiting_events=settings.n_waiting_events,
                 n_waiting_slates=settings.n_waiting_slates,
                 clock=clock,
-                added=self._known.add,
+                added=self._added,
                 forget=self._known.forget,
             )
 
@@ -263,6 +268,7 @@ class Store:
     def refresh(self) -> None:
         """Take in what other processes wrote since the last call; needed only where they do."""
         events, users = self._followed
+        events = self._behind_own(events)
         while page := self._read().events_after(events, LARGEST_BATCH):
             events = page[-1][0]
             self._known.add(page)
@@ -302,6 +308,23 @@ class Store:
             if self._commits:
                 self._commits.close()
             self._database.close()
+
+    def _added(self, committed: list[tuple[int, Event]]) -> None:
+        self._known.add(committed)
+        if committed:
+            self._own.append((committed[-1][0], len(committed)))
+
+    def _behind_own(self, cursor: int) -> int:
+        """The cursor behind what this process wrote after that one, where nobody else did.
+
+        It is known already: to read it again would keep Python's lock from those who make feeds.
+        """
+        n_own, last = 0, cursor
+        while self._own:
+            until, n = self._own.popleft()
+            if until > cursor:
+                n_own, last = n_own + n, until
+        return last if n_own and self._read().n_events(cursor, last) == n_own else cursor
 
     def _read(self) -> Reading:
         if self._is_closed:

@@ -106,6 +106,11 @@ class Reading:
         )
         return [(row[0], Event(*row[1:])) for row in rows]
 
+    def n_events(self, after: int, until: int) -> int:
+        """How many events have cursors behind the first and up to the second, erased ones too."""
+        sql = "SELECT COUNT(*) FROM events WHERE seq > ? AND seq <= ?"
+        return self._fetch(sql, (after, until))[0][0]
+
     def slates_after(self, cursor: int, limit: int) -> list[tuple[int, SlateRecord]]:
         """Slates in the order in which they were committed, with the cursor of each."""
         rows = self._fetch(

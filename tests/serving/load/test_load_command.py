@@ -86,6 +86,7 @@ def test_a_peak_is_found_and_overloaded(typed: Typed, served: Any, here: Path) -
     assert told["peak_per_s"] == max(held) == told["run"]["asked_per_s"]
     assert told["overload"]["asked_per_s"] == 3 * told["peak_per_s"]
     assert told["overload"]["answers"] == {"503": told["overload"]["n"]}
+    assert told["run_after"]["asked_per_s"] == told["peak_per_s"]
     assert told["goodput_share"] == 0
     assert max(map(len, output.splitlines())) <= 80
     assert f"Peak with p99 within 50 ms: {max(held):,.1f} requests/s\n" in output

@@ -85,16 +85,23 @@ def best_of(rows: NDArray[np.integer], scores: Floats, k: int) -> Found:
         least = np.partition(scores, len(scores) - k)[len(scores) - k]
         kept = np.flatnonzero(scores >= least)
         rows, scores = rows[kept], scores[kept]
-    order = np.argsort(-scores)
-    if has_repeats(scores[order]):
-        order = np.lexsort((rows, -scores))
-    order = order[:k]
+    order = best_first(scores, rows)[:k]
     return Found(rows[order].astype(np.int32), scores[order])
 
 
-def has_repeats(in_order: NDArray[np.floating]) -> bool:
-    """Whether two of these, in any order that puts equal ones side by side, are equal."""
-    return bool((in_order[1:] == in_order[:-1]).any())
+def best_first(scores: NDArray[np.floating], rows: NDArray[np.integer]) -> NDArray[np.intp]:
+    """Places by descending score, finite, and equal ones by lower row; [n]."""
+    order = np.argsort(-scores)
+    in_order = scores[order]
+    are_equal = in_order[1:] == in_order[:-1]
+    if are_equal.any():
+        # Some few among a thousand float32: the rest needs no sorting by two keys.
+        are_tied = np.zeros(len(order), bool)
+        are_tied[1:] = are_equal
+        are_tied[:-1] |= are_equal
+        tied = order[are_tied]
+        order[are_tied] = tied[np.lexsort((rows[tied], -scores[tied]))]
+    return order
 
 
 def all_bits(n: int) -> Bits:

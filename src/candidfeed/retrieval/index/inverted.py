@@ -95,10 +95,8 @@ class Probing:
                 share = float(self._share_by_depth[depth])
                 least = max(least, np.float32(min(share, 1.0) * at_reference))
         found = np.flatnonzero(scores >= least)
-        if len(found) > most:
-            # Some are equal, and others better.
-            found = found[np.argsort(-scores[found], kind="stable")[:most]]
-        return found
+        # Best first: the sooner the best are found, the fewer of the rest are kept for a while.
+        return found[np.argsort(-scores[found], kind="stable")[:most]]
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Plan:
         seconds: how long, after the seconds that warm up and are not counted; of each step.
         n_in_flight: so many requests at a time instead of a rate.
         find_peak: search the highest rate that holds, from the rate on.
-        overload: after that ask so many times the peak.
+        overload: after that ask so many times the peak, and the peak again.
     """
 
     rate_per_s: float
@@ -127,10 +127,15 @@ class _Session:
         if peak is not None and self.plan.overload is not None:
             rate_per_s = peak.rate_per_s * self.plan.overload
             over = await self._open_loop(rate_per_s)
-            tallies.append(over)
+            # A machine may be slower by now than when the peak was found.
+            again = await self._open_loop(peak.rate_per_s)
+            tallies += [over, again]
             figures["overload"] = self._figures(over, rate_per_s)
-            goodput, at_peak = (figures[name]["good_per_s"] for name in ("overload", "run"))
-            figures["goodput_share"] = round(goodput / at_peak, 3)
+            figures["run_after"] = self._figures(again, peak.rate_per_s)
+            before, goodput, after = (
+                figures[name]["good_per_s"] for name in ("run", "overload", "run_after")
+            )
+            figures["goodput_share"] = round(goodput / ((before + after) / 2), 3)
         figures["n_failed"] = sum(tally.n_failed for tally in tallies)
         return figures
 
