@@ -6,7 +6,9 @@ The slope is that of least squares over the samples after a third of the time, w
 The target: 5 MB an hour, no failed request; exit code 1 where it is missed. In less than ten
 minutes the database's cache and others are still being filled: there the slope may bring 16 MB more
 in the time that is judged, which in a minute is 8 kB for each request. Without --release a small
-one is made. Prints one JSON line.
+one is made. Prints one JSON line; it tells the memory at the end of each tenth of the time, and how
+much of that is the process's own: the rest is pages of files that it reads, which go when memory is
+wanted.
 """
 
 import argparse
@@ -34,20 +36,26 @@ SETTLED_S, FILLING_MB = 600.0, 16.0
 
 
 def watched(served: Served, load: "subprocess.Popen[bytes]", every_s: float) -> np.ndarray:
-    """Seconds since the start and resident MiB, float64 [n, 2], until the load has ended."""
+    """Until the load has ended, float64 [n, 3]: seconds since the start, resident MiB, own MiB."""
     began, samples = time.perf_counter(), []
     while load.poll() is None:
-        samples.append((time.perf_counter() - began, served.memory_mib()))
+        passed_s = time.perf_counter() - began
+        samples.append((passed_s, served.memory_mib(), served.memory_mib("RssAnon")))
         time.sleep(every_s)
     return np.array(samples)
 
 
-def slope_mb_per_h(samples: np.ndarray) -> float:
+def slope_mb_per_h(seconds: np.ndarray, mib: np.ndarray) -> float:
     """Least squares; NaN of fewer than two samples."""
-    if len(samples) < 2:
+    if len(seconds) < 2:
         return float("nan")
-    per_s = np.polyfit(samples[:, 0], samples[:, 1], 1)[0]
+    per_s = np.polyfit(seconds, mib, 1)[0]
     return round(float(per_s) * 3600 * 2**20 / 1e6, 2)
+
+
+def by_tenth(mib: np.ndarray) -> list[float]:
+    """The last sample of each tenth."""
+    return [float(tenth[-1]) for tenth in np.array_split(mib, 10) if len(tenth)]
 
 
 def steepest_mb_per_h(seconds: float) -> float:
@@ -68,11 +76,18 @@ def measure(
         with subprocess.Popen(command, stdout=sys.stderr) as load:
             samples = watched(served, load, seconds / N_SAMPLES)
     told = json.loads(figures.read_text())
-    settled = samples[samples[:, 0] >= WARM_UP_SHARE * seconds]
+    settled_s, settled_mib, settled_own_mib = samples[samples[:, 0] >= WARM_UP_SHARE * seconds].T
     return {
-        "memory_mib": {"first": samples[0, 1], "last": samples[-1, 1], "most": samples[:, 1].max()},
-        "n_samples": len(settled),
-        "slope_mb_per_h": slope_mb_per_h(settled),
+        "memory_mib": {
+            "first": samples[0, 1],
+            "last": samples[-1, 1],
+            "most": samples[:, 1].max(),
+            "by_tenth": by_tenth(samples[:, 1]),
+            "own_by_tenth": by_tenth(samples[:, 2]),
+        },
+        "n_samples": len(settled_s),
+        "slope_mb_per_h": slope_mb_per_h(settled_s, settled_mib),
+        "slope_own_mb_per_h": slope_mb_per_h(settled_s, settled_own_mib),
         "steepest_mb_per_h": round(steepest_mb_per_h(seconds), 2),
         "n_failed": told["n_failed"],
         "good_per_s": told["run"]["good_per_s"],
