@@ -181,8 +181,8 @@ def test_a_long_past_and_a_first_event_are_not_braked(tiny_served: Served) -> No
 
 
 def test_what_is_muted_is_removed_and_the_places_are_filled(tiny_served: Served) -> None:
-    tags = tiny_served.item_codes("tags")
-    rule = muted([(tags, tags.values.rows(["odd"]))])
+    tags = tiny_served.cards.codes("tags")
+    rule = muted([(tags, tags.of_values(["odd"]))])
     # Every second of 40 items.
     assert rule.at_most == 20
     for person in people(tiny_served)[:9]:
@@ -207,7 +207,7 @@ def test_candidates_are_as_many_however_much_is_muted(tiny_served: Served) -> No
     last = vector_order[-1]
     tags[last] = "open"
     served = replace(few, items=ItemTable(few.items.frame.with_columns(tags=tags)))
-    column = served.item_codes("tags")
-    rule = muted([(column, column.values.rows(["muted"]))])
+    column = served.cards.codes("tags")
+    rule = muted([(column, column.of_values(["muted"]))])
     found = retrieve(served, person, Ask(k=3, now_s=1.7e9, rules=(rule,)))
     assert found.candidates.rows.tolist() == [last]

@@ -34,6 +34,9 @@ def test_what_a_file_holds_is_read_column_by_column(on_disk: ItemTable) -> None:
         assert table.frame.equals(FRAME)
         for name in FRAME.columns:
             assert table[name].equals(FRAME[name])
+        for rows in ([], [1], [2, 0, 2], [0, 1, 2] * 4):
+            assert table.take(["minutes", "tags"], rows).equals(FRAME[["minutes", "tags"]][rows])
+            assert table.take(["title"], rows).equals(FRAME[["title"]][rows])
         assert coded_columns(table) == ["tags"]
         with pytest.raises(pl.exceptions.PolarsError, match="no such"):
             table["no such"]

@@ -94,7 +94,7 @@ def test_a_newcomer_has_the_features_of_an_untouched_item_of_the_release(
     row = served.newcomers.put(
         [
             Newcomer(
-                item_id="new", title="New", born_s=1.7e9, fields={},
+                item_id="new", born_s=1.7e9, fields={},
                 bag=Bag(bag.ids[untouched], bag.weights[untouched]),
                 vector=served.item_vectors[untouched[0]],
             )

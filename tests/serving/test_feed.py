@@ -329,7 +329,7 @@ def test_a_new_item_in_a_past_speaks_as_an_item_of_the_release_with_its_vector(
     (new,) = served.newcomers.put(
         [
             Newcomer(
-                item_id="new", title="New", born_s=1.7e9, fields={},
+                item_id="new", born_s=1.7e9, fields={},
                 bag=Bag(bag.ids[[7]], bag.weights[[7]]), vector=served.item_vectors[7],
             )
         ]

@@ -63,8 +63,8 @@ def some_change(service: Running, rng: random.Random, n: int) -> None:
         fields: dict[str, Any] = {"expires_s": expires_s} if kind == "expire" else {}
         if rng.random() < 0.5:
             item = f"newcomer {rng.randrange(5)}"
-            if rng.random() < 0.7:
-                fields |= {"title": f"New {n}", "tags": [rng.choice(("odd", "even"))]}
+        if rng.random() < 0.7:
+            fields |= {"title": f"New {n}", "tags": [rng.choice(("odd", "even", "old"))]}
         answer = client.put(f"/v1/items/{item}", json={"fields": fields})
         # What was deleted can't be put again.
         assert answer.status_code in (200, 409)
@@ -107,6 +107,9 @@ def test_feeds_between_all_kinds_of_changes_are_made_again_to_the_last_bit(
             some_change(service, rng, n)
         shown |= set(service.item_ids(**some_request(rng)))
     assert {one.split()[0] for one in shown} == {"item", "newcomer"}
+    last = decode_sample(records(service)[-1].features or b"").items
+    assert last.newcomers
+    assert last.edited
     code, outcome = replayed(service)
     assert (code, outcome["differing"]) == (0, [])
     assert outcome["n_slates"] == outcome["n_same"] == N_REQUESTS

@@ -12,6 +12,7 @@ from candidfeed.data.tables import FeatureKind
 from candidfeed.errors import DataError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PLAIN = (str, int, float)
 
 
 def parse_field(name: str, value: Any, kind: FeatureKind) -> Any:
@@ -31,12 +32,12 @@ def parse_field(name: str, value: Any, kind: FeatureKind) -> Any:
 def _category(value: Any) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value) if isinstance(value, str | int | float) else None
+    return str(value) if isinstance(value, _PLAIN) else None
 
 
 def _tags(value: Any) -> list[str] | None:
     tags = value if isinstance(value, list) else [value]
-    if not all(isinstance(one, str | int | float) for one in tags):
+    if not all(isinstance(one, _PLAIN) for one in tags):
         return None
     return [tag for one in tags if (tag := (_category(one) or "").strip())]
 
@@ -49,7 +50,7 @@ def _text(value: Any) -> list[str] | None:
 
 def _number(value: Any) -> float | None:
     try:
-        number = float(value) if isinstance(value, str | int | float) else math.nan
+        number = float(value) if isinstance(value, _PLAIN) else math.nan
     except (ValueError, OverflowError):
         return None
     return number if abs(number) <= LARGEST_NUMBER else None

@@ -33,7 +33,7 @@ def choose(
         policy: its caps are for columns that the release's items have.
     """
     caps = [
-        Cap(name, served.item_codes(name).of_rows(rows), at_most)
+        Cap(name, served.cards.codes(name).of_rows(rows), at_most)
         for name, at_most in policy.caps.items()
     ]
     positions = policy.explore.positions

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from candidfeed.feed.item_codes import ItemCodes
+from candidfeed.feed.item_codes import CurrentCodes
 from candidfeed.feed.served import Rows
 from candidfeed.feed.slate import Proposed, Removed
 from candidfeed.retrieval.index.inner_products import NO_ROWS
@@ -58,7 +58,7 @@ def masked(
     return Rule(reason, bars, n_barred, index_knows)
 
 
-def muted(values: Sequence[tuple[ItemCodes, Rows]]) -> Rule:
+def muted(values: Sequence[tuple[CurrentCodes, Rows]]) -> Rule:
     """Bars items that have one of these values, given as a column and codes in it."""
 
     def bars(asked: Rows) -> NDArray[np.bool_]:
@@ -67,7 +67,7 @@ def muted(values: Sequence[tuple[ItemCodes, Rows]]) -> Rule:
             is_barred |= column.are_any(asked, codes)
         return is_barred
 
-    return Rule(MUTED, bars, int(sum(column.n_items[codes].sum() for column, codes in values)))
+    return Rule(MUTED, bars, sum(column.n_at_most(codes) for column, codes in values))
 
 
 def eligible(

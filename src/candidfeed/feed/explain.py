@@ -63,7 +63,7 @@ def strongest(served: Served, person: Person, rows: Rows) -> tuple[np.ndarray, n
 
 
 def _because(served: Served, past: Past, place: int) -> str:
-    title = _shortened(served.items["title"][int(past.items[place])])
+    (title,) = map(_shortened, served.titles_of(past.items[place : place + 1]))
     rating = past.values[place]
     if served.has_ratings and np.isfinite(rating):
         return f"because you rated {title} {rating:g}"

@@ -1,7 +1,7 @@
 """Columns of the items as integers: what caps count by, and what a user may mute."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -64,9 +64,72 @@ class ItemCodes:
         found = self.codes.take(np.where(is_there, places, 0)) if width else places
         return np.where(is_there, found, UNKNOWN).astype(np.int32)
 
+
+@dataclass(frozen=True)
+class CurrentCodes:
+    """A column as it is now: the release's, but for rows of which something else was put since.
+
+    Attributes:
+        rows: these, newcomers' too, ascending, int32 [n].
+        codes: theirs, int32 [n, m]; -1 where an item has fewer than m.
+        code_of: of values that the release does not have.
+    """
+
+    release: ItemCodes
+    rows: Rows = field(default_factory=lambda: np.empty(0, np.int32))
+    codes: Rows = field(default_factory=lambda: np.empty((0, 0), np.int32))
+    code_of: Mapping[str, int] = field(default_factory=dict)
+
+    def then(self, put: Mapping[int, Sequence[str] | None]) -> "CurrentCodes":
+        """After these values were put of some rows; None: what the release has."""
+        values = {row: each for row, each in put.items() if each is not None}
+        named = list(dict.fromkeys(value for each in values.values() for value in each))
+        code_of = dict(self.code_of)
+        known = dict(zip(named, self.release.values.rows(named).tolist(), strict=True))
+        for value in named:
+            if known[value] == UNKNOWN:
+                known[value] = code_of.setdefault(value, len(self.release.values) + len(code_of))
+        stay = ~np.isin(self.rows, list(put))
+        n_stay, width = int(stay.sum()), max([self.codes.shape[1], *map(len, values.values())])
+        codes = np.full((n_stay + len(values), width), UNKNOWN, np.int32)
+        codes[:n_stay, : self.codes.shape[1]] = self.codes[stay]
+        for place, each in enumerate(values.values(), n_stay):
+            codes[place, : len(each)] = [known[value] for value in each]
+        rows = np.concatenate([self.rows[stay], np.array([*values], np.int32)])
+        order = np.argsort(rows)
+        return CurrentCodes(self.release, rows[order], codes[order], code_of)
+
+    def of_values(self, values: Sequence[str]) -> Rows:
+        """Their codes, int32 [at most as many]; none of what no item has."""
+        codes = self.release.values.rows(list(values))
+        since = [self.code_of[one] for one in values if one in self.code_of]
+        return np.concatenate([codes[codes != UNKNOWN], np.array(since, np.int32)])
+
+    def of_rows(self, rows: Rows) -> Rows:
+        """The codes of each item, int32 [n, m], m as many as one of them has; -1 where fewer."""
+        built = self.release.of_rows(rows)
+        if not len(self.rows):
+            return built
+        places = np.searchsorted(self.rows, rows) % len(self.rows)
+        are_since = self.rows[places] == rows
+        if not are_since.any():
+            return built
+        since = self.codes[places[are_since]]
+        codes = np.full((len(rows), max(built.shape[1], since.shape[1])), UNKNOWN, np.int32)
+        codes[:, : built.shape[1]] = built
+        codes[are_since] = UNKNOWN
+        codes[are_since, : since.shape[1]] = since
+        return codes
+
     def are_any(self, rows: Rows, codes: Rows) -> NDArray[np.bool_]:
         """Which of the items have one of these values, none of them UNKNOWN; bool [n]."""
         return np.logical_or.reduce(np.isin(self.of_rows(rows), codes), axis=1)
+
+    def n_at_most(self, codes: Rows) -> int:
+        """No more items than this have one of these values."""
+        built = codes[codes < len(self.release.values)]
+        n_since = int(np.isin(self.codes, codes).any(axis=1).sum())
+        return int(self.release.n_items[built].sum()) + n_since
 
 
 def require_coded(items: ItemTable, names: Iterable[str], place: str) -> None:

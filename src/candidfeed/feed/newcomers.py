@@ -42,7 +42,6 @@ class Newcomer:
     """
 
     item_id: int | str
-    title: str
     bag: Bag
     vector: Floats
     born_s: float
@@ -101,14 +100,20 @@ class Newcomers:
     def row_of(self, item_id: object, default: int) -> int:
         return self._row_of.get(str(item_id), default)
 
+    def rows_for(self, items: Sequence[Newcomer]) -> dict[str, int]:
+        """The row that each has, or will have once all of them are put, by its id as text."""
+        rows, end = {}, self.first + len(self)
+        for key in dict.fromkeys(str(one.item_id) for one in items):
+            rows[key] = self._row_of.get(key, end)
+            end += rows[key] == end
+        return rows
+
     def put(self, items: Sequence[Newcomer]) -> Rows:
         """Take them in, each in a row of its own for good; their rows, each once, int32 [n]."""
         if not items:
             return np.empty(0, np.int32)
         latest = {str(one.item_id): one for one in items}
-        row_of, end = self._row_of, self.first + len(self)
-        new = [key for key in latest if key not in row_of]
-        row_of = row_of | {key: end + place for place, key in enumerate(new)}
+        row_of = self._row_of | self.rows_for(items)
         rows = np.array([row_of[key] for key in latest], np.int32)
         self._now = self._now.then(rows - self.first, list(latest.values()), len(row_of))
         self._row_of = row_of

@@ -18,8 +18,8 @@ from candidfeed.data.features import Bag, FeatureMap
 from candidfeed.data.histories import PaddedHistories, chronological
 from candidfeed.data.interactions import Interactions
 from candidfeed.data.vocabulary import UNKNOWN, Vocabulary
+from candidfeed.feed.cards import Cards
 from candidfeed.feed.exported import ExportedFunction, compile_all
-from candidfeed.feed.item_codes import ItemCodes
 from candidfeed.feed.item_table import ItemTable
 from candidfeed.feed.newcomers import ContentMap, Newcomers
 from candidfeed.ranking.calibration import Calibrator
@@ -259,6 +259,11 @@ class Served:
         """Items that came since, in rows from n_items on; the index finds them too."""
         return Newcomers(self.n_items)
 
+    @cached_property
+    def cards(self) -> Cards:
+        """What was put since of what people see of items, and of what caps and mutes go by."""
+        return Cards(self.items, self.item_map)
+
     @property
     def derived(self) -> dict[str, NDArray[Any]]:
         """What a release keeps although it follows from the rest."""
@@ -295,8 +300,10 @@ class Served:
 
     def titles_of(self, rows: Rows) -> list[str]:
         # Item by item: what gathers rows of a table hands them to other threads.
-        titles, n = self.items["title"], self.n_items
-        return [titles[row] if row < n else self.newcomers.of(row).title for row in rows.tolist()]
+        titles, card_of = self.items["title"], self.cards.of
+        return [
+            titles[row] if (card := card_of(row)) is None else card.title for row in rows.tolist()
+        ]
 
     def vectors_of(self, rows: Rows) -> Floats:
         """Stage one's, float32 [n, dim]."""
@@ -441,18 +448,6 @@ class Served:
         n_liked = np.bincount(items, liked, minlength=self.n_items + 1)
         n_rated = np.bincount(items, minlength=self.n_items + 1)
         return (n_liked + _SHRINK_RATINGS * liked.mean()) / (n_rated + _SHRINK_RATINGS)
-
-    @cached_property
-    def item_codes_made(self) -> dict[str, ItemCodes]:
-        """Those that somebody asked for, by column."""
-        return {}
-
-    def item_codes(self, column: str) -> ItemCodes:
-        """A column of categories or tags as integers; made when it is first asked for."""
-        # Two threads may make the same.
-        if column not in self.item_codes_made:
-            self.item_codes_made[column] = ItemCodes.of(self.items[column])
-        return self.item_codes_made[column]
 
     @property
     def has_ratings(self) -> bool:

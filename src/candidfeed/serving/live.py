@@ -1,7 +1,6 @@
 """A release as it is served: what was built, and what has changed since."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from candidfeed.data.put_fields import parse_field
 from candidfeed.data.tables import COLUMN_TYPES
 from candidfeed.data.vocabulary import UNKNOWN, as_number
 from candidfeed.errors import DataError
+from candidfeed.feed.cards import Card
 from candidfeed.feed.eligibility import DELETED, EXPIRED, Rule, masked, muted
 from candidfeed.feed.item_codes import coded_columns, require_coded
 from candidfeed.feed.newcomers import Newcomer
@@ -51,10 +51,21 @@ class LiveRelease:
         changes = [one for one in changes if one.id is not None]
         served, before = self.served, self.changes
         rows = self.rows_of([one.id for one in changes])
-        pairs = zip(rows.tolist(), changes, strict=True)
+        pairs = list(zip(rows.tolist(), changes, strict=True))
         put = [one for row, one in pairs if self._is_new(row) and self._says_what(one.fields)]
+        newcomers = self._newcomers(put)
+        row_of = served.newcomers.rows_for(newcomers)
+        edited = {row: one for row, one in pairs if UNKNOWN < row < served.n_items}
         self.version += 1
-        added = served.newcomers.put(self._newcomers(put))
+        # Before they can be found.
+        served.cards.put(
+            {
+                row_of[str(one.item_id)]: self._card_of(str(one.item_id), one.fields)
+                for one in newcomers
+            }
+        )
+        served.cards.put(self._edits(edited))
+        added = served.newcomers.put(newcomers)
         rows = self.rows_of([one.id for one in changes])
         pairs = zip(rows.tolist(), changes, strict=True)
         # A newcomer of which nothing is said any more is no item to show.
@@ -69,6 +80,26 @@ class LiveRelease:
         if len(added):
             served.index.add(added, served.vectors_of(added))
         self.version += 1
+
+    def _edits(self, changes: Mapping[int, Change]) -> dict[int, Card | None]:
+        """By row of the release, None for what the release says of it; the last change counts.
+
+        As for the next build, what was put is all that is known, where it names a column.
+        """
+        names = {"title", *(one.name for one in self.served.item_map.columns)}
+        said = {
+            row: self._card_of(str(one.id), one.fields)
+            for row, one in changes.items()
+            if one.fields is not None and not names.isdisjoint(one.fields)
+        }
+        built = dict(zip(said, self.served.cards.as_built([*said]), strict=True)) if said else {}
+        return {
+            row: None if row not in said or _is_same(said[row], built[row]) else said[row]
+            for row in changes
+        }
+
+    def _card_of(self, item_id: str, fields: Mapping[str, Any]) -> Card:
+        return Card.of(item_id, fields, self.served.cards.columns)
 
     def _is_new(self, row: int) -> bool:
         return row == UNKNOWN or row >= self.served.n_items
@@ -92,7 +123,6 @@ class LiveRelease:
             found.append(
                 Newcomer(
                     item_id=item_id if number is None else number,
-                    title=str(known.get("title") or item_id),
                     bag=Bag(bag.ids[[place]], bag.weights[[place]]),
                     vector=vectors[place],
                     born_s=self._born_s(known, change.time_s),
@@ -139,21 +169,10 @@ class LiveRelease:
     def muted(self, values: Mapping[str, Sequence[str]]) -> Rule:
         """Bars items with one of these values, by column; what the release has not is passed."""
         known = coded_columns(self.served.items)
-        columns = {name: self.served.item_codes(name) for name in values if name in known}
-        rows = {name: one.values.rows(list(values[name])) for name, one in columns.items()}
-        rule = muted([(columns[name], codes[codes != UNKNOWN]) for name, codes in rows.items()])
-        return replace(rule, bars=lambda asked: rule.bars(asked) | self._have_any(asked, values))
-
-    def _have_any(self, rows: Rows, values: Mapping[str, Sequence[str]]) -> NDArray[np.bool_]:
-        """Which of these are newcomers that have one of the values, bool [n]."""
-        have = np.zeros(len(rows), bool)
-        for place in np.flatnonzero(rows >= self.served.n_items).tolist():
-            fields = self.served.newcomers.of(int(rows[place])).fields
-            have[place] = any(
-                not {str(one) for one in _as_list(fields.get(name))}.isdisjoint(which)
-                for name, which in values.items()
-            )
-        return have
+        columns = [
+            (self.served.cards.codes(name), values[name]) for name in values if name in known
+        ]
+        return muted([(column, column.of_values(which)) for column, which in columns])
 
     def person(self, user_id: str, later: Past, fields: Mapping[str, Any]) -> Person:
         """Who this is, by the release and by what is known since.
@@ -210,7 +229,7 @@ class LiveRelease:
         """
         served = self.served
         require_coded(served.items, policy.caps, "policy: caps")
-        for name in before.item_codes_made if before is not None else ():
+        for name in before.cards.coded if before is not None else ():
             self.muted({name: []})
         served.compile(quickly=False)
         first = int(np.argmax(np.diff(served.pasts.ends, prepend=0) > 0))
@@ -265,5 +284,8 @@ def _can_be_read(map_: FeatureMap, fields: Mapping[str, Any]) -> bool:
     return True
 
 
-def _as_list(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+def _is_same(card: Card, other: Card) -> bool:
+    """Tags in any order."""
+    return card.title == other.title and all(
+        {*values} == {*other.values[name]} for name, values in card.values.items()
+    )

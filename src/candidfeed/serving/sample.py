@@ -8,13 +8,14 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from candidfeed.errors import DataError
+from candidfeed.feed.cards import Card
 from candidfeed.feed.served import Floats, Rows, Served
 from candidfeed.feed.slate import Slate
 from candidfeed.ranking.inputs import DENSE_FEATURES
@@ -39,11 +40,14 @@ class ItemChanges:
             came, in seconds since 1970, and what was put of it.
         gone: deleted items.
         expires_s: of items that expire.
+        edited: of items of the release that are called or counted otherwise since: the title, and
+            what stands in each column of categories or tags.
     """
 
     newcomers: tuple[tuple[str, float, Mapping[str, Any]], ...]
     gone: tuple[str, ...]
     expires_s: Mapping[str, float]
+    edited: Mapping[str, tuple[str, Mapping[str, tuple[str, ...]]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,11 @@ def decode_sample(packed: bytes) -> Sample:
                 newcomers=tuple((one, born_s, put) for one, born_s, put in items["newcomers"]),
                 gone=tuple(items["gone"]),
                 expires_s=items["expires_s"],
+                edited={
+                    one: (title, {name: tuple(each) for name, each in values.items()})
+                    # None of them is told in records of before.
+                    for one, (title, values) in items.get("edited", {}).items()
+                },
             ),
             None if read is None else _read_of_json(read),
         )
@@ -165,12 +174,16 @@ def as_it_was(served: Served, items: ItemChanges) -> LiveRelease:
     """The release with its items as they were then; what was taken in before is forgotten."""
     served.index.reset()
     served.newcomers.reset()
+    served.cards.reset()
     live = LiveRelease(served)
     live.follow(Change(0, one, dict(put), born_s) for one, born_s, put in items.newcomers)
     new = {one for one, _, _ in items.newcomers}
     ends = {one: at for one, at in items.expires_s.items() if one not in new}
     live.follow(Change(0, one, {EXPIRES: expires_s}, 0.0) for one, expires_s in ends.items())
     live.follow(Change(0, one, None, 0.0) for one in items.gone)
+    rows = live.rows_of([*items.edited]).tolist()
+    cards = (Card(title, values) for title, values in items.edited.values())
+    served.cards.put(dict(zip(rows, cards, strict=True)))
     return live
 
 
@@ -180,6 +193,7 @@ def changed_of(live: LiveRelease) -> ItemChanges:
     expiring = np.empty(0, np.intp)
     if len(changes.ends_s):
         expiring = np.flatnonzero(np.isfinite(changes.expires_s))
+    edited = {row: card for row, card in served.cards.changed.items() if row < served.n_items}
 
     def named(places: NDArray[np.intp]) -> list[str]:
         return [str(one) for one in served.ids_of(places.astype(np.int32))]
@@ -190,6 +204,13 @@ def changed_of(live: LiveRelease) -> ItemChanges:
         ),
         gone=tuple(named(np.flatnonzero(changes.is_gone))),
         expires_s=dict(zip(named(expiring), changes.expires_s[expiring].tolist(), strict=True)),
+        edited=dict(
+            zip(
+                named(np.array([*edited], np.intp)),
+                ((card.title, card.values) for card in edited.values()),
+                strict=True,
+            )
+        ),
     )
 
 
