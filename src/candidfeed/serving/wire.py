@@ -56,7 +56,8 @@ Seconds: TypeAlias = Annotated[
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Of what is read, names are kept for the next request, and not the ids beside them.
+    model_config = ConfigDict(extra="forbid", frozen=True, cache_strings="keys")
 
 
 class Touched(_Strict):

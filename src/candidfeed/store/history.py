@@ -253,7 +253,8 @@ _NOTHING: Final = Known(History((), (), (), ()), frozenset(), {}, {}, is_erased=
 
 
 def _unpacked(packed: bytes) -> _Entry:
-    return _Entry(*from_json(packed))
+    # Not its values: ids of those who were dropped, or erased, would stay in memory.
+    return _Entry(*from_json(packed, cache_strings="keys"))
 
 
 def _size(packed: bytes) -> int:
