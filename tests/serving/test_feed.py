@@ -88,7 +88,7 @@ def test_an_event_of_a_kind_that_is_no_past_only_hides_the_item(shared: Running)
     assert [scores[slot["item_id"]] for slot in left] == [slot["score"] for slot in left]
 
 
-def test_what_everybody_gets_reads_nothing_of_the_user(shared: Running) -> None:
+def test_what_everybody_gets_is_the_same_whatever_users_did(shared: Running) -> None:
     for mode in ("popular", "latest"):
         answers = [shared.feed(who, mode=mode, limit=15) for who in (None, user_id(3), user_id(4))]
         assert {one["mode"] for one in answers} == {mode}
@@ -476,6 +476,31 @@ def test_a_users_blocked_items_are_not_shown(start: Start) -> None:
     assert wrong.status_code == 400
 
 
+@pytest.mark.parametrize("mode", ["popular", "latest"])
+def test_what_a_user_wishes_not_to_see_is_not_in_what_everybody_gets(
+    start: Start, mode: str
+) -> None:
+    one, user = start(), user_id(3)
+
+    def is_even(shown_id: str) -> bool:
+        return int(shown_id.split(",")[0].split()[1]) % 2 == 0
+
+    everybodys = one.item_ids(mode=mode, limit=20)
+    blocked, rest = everybodys[:2], everybodys[2:]
+    fields = {"blocked_items": blocked, "muted": {"tags": ["odd"]}}
+    one.client.put(f"/v1/users/{user}", json={"fields": fields})
+    shown = one.item_ids(user, mode=mode, limit=20)
+    left = [each for each in rest if is_even(each)]
+    assert 0 < len(left) < len(rest)
+    assert shown[: len(left)] == left
+    assert all(is_even(each) for each in shown)
+    assert not {*blocked} & {*shown}
+    assert one.item_ids(mode=mode, limit=20) == everybodys
+    # Of the erased nothing is left, their wishes neither.
+    one.client.delete(f"/v1/users/{user}")
+    assert one.item_ids(user, mode=mode, limit=20) == everybodys
+
+
 def test_what_was_put_of_a_user_and_fits_no_release_is_left_out_and_told(start: Start) -> None:
     one = start()
     before = one.feed(user_id(3), **asked_at())
@@ -661,13 +686,15 @@ def test_without_the_store_a_feed_is_made_of_what_the_client_tells(start: Start)
     assert item_id(3) not in [slot["item_id"] for slot in personal["slots"]]
     stranger = one.feed(user_id(3), limit=10)
     assert (stranger["mode"], stranger["degraded"]) == ("popular", ["store_down"])
+    popular = one.feed(user_id(3), mode="popular", history=told, limit=10)
+    assert (popular["slots"], popular["degraded"]) == (stranger["slots"], ["store_down"])
     # What they touched is not shown again, whatever it says of what they like.
     told = [{"item_id": item_id(4), "kind": "dislike"}]
     assert one.item_ids(user_id(3), history=told, allow=[item_id(4), item_id(5)]) == [item_id(5)]
     refused = one.client.post("/v1/events", json=event("s1", user_id(3), item_id(0)))
     assert refused.status_code == 503
     assert refused.json()["error"]["message"] == "the store is closed"
-    assert one.metric("candidfeed_lost_slates_total") == 3
+    assert one.metric("candidfeed_lost_slates_total") == 4
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/v1/feed"), ("GET", "/v1/feed/1")])

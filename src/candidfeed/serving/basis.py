@@ -48,10 +48,10 @@ class Basis:
         request_id: what is drawn follows from it.
         now_s: when the request came, seconds since 1970.
         known: what was put of the user.
-        later: what they did since the release was made; None: nothing is read of the user.
+        later: what they did since the release was made; None: nothing that they did is read.
         seen: items of their events, further back than `later`.
         counts: how many events the store holds of them, by kind; only told.
-        is_told: `later` is what the client says, as the store could not be read.
+        is_told: the store could not be read; `later` is what the client says.
     """
 
     request: FeedRequest

@@ -123,21 +123,24 @@ class Engine:
         return draft
 
     def _read(self, work: Work) -> Basis:
-        """All that is known of whom the feed is for."""
-        request = work.request
-        if request.user_id is None or request.mode != "personal":
+        """What is known of whom the feed is for; what they did is for `personal` alone."""
+        request, is_personal = work.request, work.request.mode == "personal"
+        if request.user_id is None:
             return _blank(work).basis
         try:
             about = self._store.about(request.user_id)
         except StoreError:
-            later = _told_by_client(request, work.now_s)
-            seen = frozenset(later.item_ids)
+            later = _told_by_client(request, work.now_s) if is_personal else None
+            seen = frozenset(later.item_ids if later else ())
             return Basis(request, work.request_id, work.now_s, later=later, seen=seen, is_told=True)
+        known = KnownUser(about.fields, about.is_erased)
+        if not is_personal:
+            return Basis(request, work.request_id, work.now_s, known=known)
         return Basis(
             request,
             work.request_id,
             work.now_s,
-            known=KnownUser(about.fields, about.is_erased),
+            known=known,
             later=about.history,
             seen=about.seen,
             counts=about.counts,

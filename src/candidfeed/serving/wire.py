@@ -88,7 +88,8 @@ class FeedRequest(_Strict):
         default="home", description="Where it is shown."
     )
     mode: Mode = Field(
-        default="personal", description="`popular` and `latest` read nothing of the user."
+        default="personal",
+        description="`popular`, `latest`: the same for all, less what the user blocked or muted.",
     )
     allow: Annotated[list[Id], Field(max_length=MOST_IDS)] | None = Field(
         default=None, description="The only items that may be shown."
